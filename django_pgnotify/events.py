@@ -1,0 +1,163 @@
+"""Event: the one value that travels, and the JSON in which it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from django.apps import apps
+from django.db import DEFAULT_DB_ALIAS
+
+if TYPE_CHECKING:
+    from django.db.models import Model
+
+Kind = Literal["insert", "update", "delete", "truncate", "message"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+Json: TypeAlias = Any
+"""A JSON value as Python's ``json`` gives it: None, bool, int, float, str, list or dict."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One thing that happened: a row changed, a table was truncated, code sent a message."""
+
+    id: str
+    """Unique, and the same in every replay."""
+    topic: str
+    """The name of the ``NotifyTrigger``, or the topic given to ``notify()``."""
+    kind: Kind
+    """insert, update, delete, truncate or message."""
+    model: str | None = None
+    """Django's ``label_lower``, for instance ``"shop.order"``; None for messages."""
+    pk: Json = None
+    """The row's primary key as JSON; a composite key is a list."""
+    data: Any = None
+    """The declared fields, or the data of a message; None if ``truncated``."""
+    changed: Sequence[str] = ()
+    """For updates, the declared fields whose stored values differ."""
+    at: datetime
+    """When it was written, in UTC, by the database's clock."""
+    context: Mapping[str, Json] = field(default_factory=dict)
+    """What ``event_context`` held. Whole in handlers; browsers see declared keys only."""
+    moved: bool = False
+    """True for the delete and insert of a row that moved between groups or over a condition."""
+    truncated: bool = False
+    """True if the event was too large to carry its data: read the row."""
+    durable: bool = True
+    """False for a live event, which no replay repeats."""
+    using: str = DEFAULT_DB_ALIAS
+    """Alias of the database in which it happened."""
+
+    @classmethod
+    def from_json(cls, obj: Mapping[str, Json], **extra: Any) -> Event:
+        """Build an event from the object that travels (see ``to_json``)."""
+        known = {key: obj[key] for key in WIRE_KEYS if key in obj}
+        known["at"] = parse_time(known["at"])
+        return cls(**{**known, **extra})
+
+    def to_json(self) -> dict[str, Json]:
+        """The object that a browser gets; absent where empty: data, context, moved, truncated."""
+        obj: dict[str, Json] = {
+            "id": self.id,
+            "topic": self.topic,
+            "kind": self.kind,
+            "model": self.model,
+            "pk": self.pk,
+            "data": self.data,
+            "changed": list(self.changed),
+            "at": format_time(self.at),
+        }
+        if self.truncated:
+            del obj["data"]
+            obj["truncated"] = True
+        if self.moved:
+            obj["moved"] = True
+        if self.context:
+            obj["context"] = dict(self.context)
+        return obj
+
+    def get_model(self) -> type[Model] | None:
+        """The model class, or None for messages and models that are gone."""
+        try:
+            return apps.get_model(self.model) if self.model else None
+        except LookupError:
+            return None
+
+    def python_data(self) -> dict[str, Any]:
+        """``data`` with each declared field converted by the model's field: Decimal, datetime, UUID."""
+        from .values import to_python
+
+        model = self.get_model()
+        data = self.data or {}
+        return {name: to_python(model, name, value) for name, value in data.items()}
+
+    def get_object(self) -> Model | None:
+        """Read the row as it is now; None if it is gone or there is no model."""
+        from .values import pk_to_python
+
+        model = self.get_model()
+        if model is None or self.pk is None:
+            return None
+        pk = pk_to_python(model, self.pk)
+        return model._base_manager.using(self.using).filter(pk=pk).first()
+
+    async def aget_object(self) -> Model | None:
+        """See get_object()."""
+        from .values import pk_to_python
+
+        model = self.get_model()
+        if model is None or self.pk is None:
+            return None
+        pk = pk_to_python(model, self.pk)
+        return await model._base_manager.using(self.using).filter(pk=pk).afirst()
+
+
+WIRE_KEYS = (
+    "id",
+    "topic",
+    "kind",
+    "model",
+    "pk",
+    "data",
+    "changed",
+    "at",
+    "context",
+    "moved",
+    "truncated",
+)
+
+
+def format_time(at: datetime) -> str:
+    """ISO 8601 in UTC, ending in ``Z``."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> datetime:
+    """The aware datetime of ``format_time``'s text."""
+    return datetime.fromisoformat(text)
+
+
+def dumps(value: Json) -> str:
+    """JSON text in ASCII without spaces. ASCII, so that lone surrogates and any database
+    encoding pass; raises ValueError for NaN and infinities."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def loads(text: str | bytes) -> Json:
+    """Parse JSON that a database accepted: numbers of any length too, which Python refuses
+    beyond 4,300 digits (they stay text)."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return json.loads(text, parse_int=_int_or_text)
+
+
+def _int_or_text(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
