@@ -1,13 +1,13 @@
 """Errors: one root, and leaves whose docstring says what happened and what to do.
 
-    PgnotifyError
-    ├── UnknownSetting          a key of PGNOTIFY is not known
-    ├── InvalidDeclaration      a NotifyTrigger or publish_signals() can't work as declared
-    ├── InvalidGroup            a group name or template is not one
-    ├── InvalidEvent            an event's topic or data can't travel
-    ├── LedgerMissing           the ledger is not installed in this database
-    ├── LiveOutsideTransactionManagement
-    └── ListenerRefused         the listener can't work with this server, role or pooler
+PgnotifyError
+├── UnknownSetting          a key of PGNOTIFY is not known
+├── InvalidDeclaration      a NotifyTrigger or publish_signals() can't work as declared
+├── InvalidGroup            a group name or template is not one
+├── InvalidEvent            an event's topic or data can't travel
+├── LedgerMissing           the ledger is not installed in this database
+├── LiveOutsideTransactionManagement
+└── ListenerRefused         the listener can't work with this server, role or pooler
 """
 
 from __future__ import annotations

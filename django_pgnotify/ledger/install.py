@@ -1,0 +1,89 @@
+"""Install: the SQL objects of the ledger, made by the first migration and kept up to date after it."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+LEDGER_TABLE = "django_pgnotify_ledger"
+
+
+@cache
+def template() -> str:
+    """The text of ``sql/objects.sql``; ``@schema@`` stands for the schema."""
+    return (resources.files(__package__) / "sql" / "objects.sql").read_text()
+
+
+@cache
+def version() -> str:
+    """Short hash of the SQL objects' text: what post_migrate compares."""
+    return hashlib.sha256(template().encode()).hexdigest()[:16]
+
+
+def schema_of_ledger(connection: BaseDatabaseWrapper) -> str | None:
+    """Name of the schema that holds the ledger by the connection's search_path, else None."""
+    return _value(
+        connection,
+        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.oid = to_regclass(%s)",
+        LEDGER_TABLE,
+    )
+
+
+def schema_for_ledger(connection: BaseDatabaseWrapper) -> str:
+    """Name of the schema that holds the ledger, or in which migrate would create it."""
+    return (
+        schema_of_ledger(connection)
+        or _value(connection, "SELECT current_schema()")
+        or "public"
+    )
+
+
+def installed_version(connection: BaseDatabaseWrapper, schema: str) -> str | None:
+    """What the ledger's comment says of the objects' version."""
+    quoted = f"{connection.ops.quote_name(schema)}.{LEDGER_TABLE}"
+    return _value(connection, "SELECT obj_description(to_regclass(%s), 'pg_class')", quoted)
+
+
+def install_sql(connection: BaseDatabaseWrapper, schema: str) -> str:
+    """The complete idempotent SQL for one schema."""
+    quoted = connection.ops.quote_name(schema)
+    return (
+        template().replace("@schema@", quoted)
+        + f"\nCOMMENT ON TABLE {quoted}.{LEDGER_TABLE} IS '{version()}';\n"
+    )
+
+
+def uninstall_sql(connection: BaseDatabaseWrapper, schema: str) -> str:
+    """Drop every object of ours in the schema; the triggers must be gone before."""
+    quoted = connection.ops.quote_name(schema)
+    literal = "'" + schema.replace("'", "''") + "'"
+    return f"""
+DO $do$
+DECLARE
+    item regprocedure;
+BEGIN
+    FOR item IN SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = {literal} AND p.proname IN ('pgnotify_json', 'pgnotify_json_array', 'pgnotify_json_range',
+            'pgnotify_json_multirange', 'pgnotify_same', 'pgnotify_hash', 'pgnotify_group_part', 'pgnotify_group',
+            'pgnotify_append', 'pgnotify_publish')
+    LOOP
+        EXECUTE 'DROP FUNCTION ' || item;
+    END LOOP;
+END $do$;
+DROP TABLE IF EXISTS {quoted}.django_pgnotify_ledger, {quoted}.django_pgnotify_tick, {quoted}.django_pgnotify_state,
+    {quoted}.django_pgnotify_trigger, {quoted}.django_pgnotify_handler, {quoted}.django_pgnotify_parked,
+    {quoted}.django_pgnotify_message;
+"""
+
+
+def _value(connection: BaseDatabaseWrapper, sql: str, *params: Any) -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        row = cursor.fetchone()
+    return row[0] if row else None
