@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,13 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 LEDGER_TABLE = "django_pgnotify_ledger"
+TABLES = ("ledger", "tick", "state", "trigger", "handler", "parked", "message")
+
+
+@cache
+def function_names() -> tuple[str, ...]:
+    """Names of the functions that ``sql/objects.sql`` makes."""
+    return tuple(sorted(set(re.findall(r"FUNCTION @schema@\.(\w+)", template()))))
 
 
 @cache
@@ -62,24 +70,31 @@ def install_sql(connection: BaseDatabaseWrapper, schema: str) -> str:
 def uninstall_sql(connection: BaseDatabaseWrapper, schema: str) -> str:
     """Drop every object of ours in the schema; the triggers must be gone before."""
     quoted = connection.ops.quote_name(schema)
-    literal = "'" + schema.replace("'", "''") + "'"
+    functions = ", ".join(f"'{name}'" for name in function_names())
+    tables = ", ".join(f"{quoted}.django_pgnotify_{table}" for table in TABLES)
     return f"""
 DO $do$
 DECLARE
     item regprocedure;
 BEGIN
-    FOR item IN SELECT p.oid FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-        WHERE n.nspname = {literal} AND p.proname IN ('pgnotify_json', 'pgnotify_json_array', 'pgnotify_json_range',
-            'pgnotify_json_multirange', 'pgnotify_same', 'pgnotify_hash', 'pgnotify_group_part', 'pgnotify_group',
-            'pgnotify_append', 'pgnotify_publish')
+    FOR item IN SELECT oid FROM pg_catalog.pg_proc
+        WHERE pronamespace = {literal(quoted)}::regnamespace AND proname IN ({functions})
     LOOP
         EXECUTE 'DROP FUNCTION ' || item;
     END LOOP;
 END $do$;
-DROP TABLE IF EXISTS {quoted}.django_pgnotify_ledger, {quoted}.django_pgnotify_tick, {quoted}.django_pgnotify_state,
-    {quoted}.django_pgnotify_trigger, {quoted}.django_pgnotify_handler, {quoted}.django_pgnotify_parked,
-    {quoted}.django_pgnotify_message;
+DROP TABLE IF EXISTS {tables};
 """
+
+
+def literal(text: str) -> str:
+    """The text as an SQL literal for DDL, which takes no parameters: ASCII, without ``%`` or ``$``."""
+    plain = re.sub(
+        r"[^A-Za-z0-9 _.,:;/{}()\[\]<>=+*\"-]",
+        lambda match: "".join(f"\\U{ord(char):08X}" for char in match[0]),
+        text,
+    )
+    return f"'{text}'" if plain == text else f"E'{plain}'"
 
 
 def _value(connection: BaseDatabaseWrapper, sql: str, *params: Any) -> Any:

@@ -319,9 +319,36 @@ BEGIN
     RETURN @schema@.pgnotify_hash(name);
 END $$;
 
+-- Sets of groups; names hold no character that JSON would escape.
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_both(text[], text[]) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT ARRAY(SELECT DISTINCT name FROM pg_catalog.unnest($1) AS name WHERE name = ANY ($2)) $$;
+
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_only(text[], text[]) RETURNS text[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT ARRAY(SELECT DISTINCT name FROM pg_catalog.unnest($1) AS name WHERE name <> ALL ($2)) $$;
+
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_names(text[]) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT CASE WHEN pg_catalog.cardinality($1) = 0 THEN '[]'
+        ELSE '["' || pg_catalog.array_to_string($1, '","') || '"]' END $$;
+
 -- Writing the ledger -----------------------------------------------------------------------
 -- SECURITY DEFINER: the writer's role needs no right on the ledger. EXECUTE is not for PUBLIC:
 -- see the reference for the grants that a separate application role needs.
+
+-- The bell. Roles that use two-phase commit turn it off (a NOTIFY forbids PREPARE), and a queue
+-- that fills would fail the user's COMMIT: the relay's poll finds the row all the same.
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_ring() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF coalesce(current_setting('django_pgnotify.bell', true), '') NOT IN ('off', 'false', 'no', '0')
+        AND pg_notification_queue_usage() < 0.5
+    THEN
+        PERFORM pg_notify('django_pgnotify_bell', '');
+    END IF;
+END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_append(
     topic text, model text, changes text, context_keys text[] DEFAULT NULL
@@ -332,13 +359,7 @@ BEGIN
     INSERT INTO @schema@.django_pgnotify_ledger (topic, model, changes, context, context_keys)
     VALUES (pgnotify_append.topic, pgnotify_append.model, pgnotify_append.changes,
             nullif(current_setting('django_pgnotify.context', true), ''), pgnotify_append.context_keys);
-    -- The bell. Roles that use two-phase commit turn it off (a NOTIFY forbids PREPARE), and a queue
-    -- that fills would fail the user's COMMIT: the relay's poll finds the row all the same.
-    IF coalesce(current_setting('django_pgnotify.bell', true), '') NOT IN ('off', 'false', 'no', '0')
-        AND pg_notification_queue_usage() < 0.5
-    THEN
-        PERFORM pg_notify('django_pgnotify_bell', '');
-    END IF;
+    PERFORM @schema@.pgnotify_ring();
 END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_publish(
