@@ -1,0 +1,94 @@
+"""Connecting: our own asynchronous connections, with the options of a Django database alias.
+
+They are never Django's connection: a NOTIFY must not wait for a user's transaction, and a
+listener that sits in a transaction hears nothing and fills the server's notify queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+
+from .conf import settings
+from .exceptions import ListenerRefused
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+APPLICATION_NAME = "django_pgnotify"
+
+SOCKET_OPTIONS = {
+    # A silent peer is noticed after 10 + 3 * 5 = 25 seconds; the system's default is two hours.
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    # Milliseconds that sent data may stay unacknowledged; keepalives don't run meanwhile.
+    "tcp_user_timeout": 25_000,
+}
+
+DJANGO_ONLY = ("cursor_factory", "context", "pool")
+"""What Django adds for its own synchronous connections."""
+
+LIBPQ_NAMES = {
+    "NAME": "dbname",
+    "USER": "user",
+    "PASSWORD": "password",
+    "HOST": "host",
+    "PORT": "port",
+}
+"""Django's words in ``PGNOTIFY["LISTENER"]`` are understood too."""
+
+
+def connection_parameters(
+    alias: str, *, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return keyword arguments for ``psycopg.AsyncConnection.connect``.
+
+    They are read at each call, so that a backend which renews its password is heard.
+    `overrides` win over the alias's options, and these over our defaults.
+    """
+    connection = connections[alias]
+    if connection.vendor != "postgresql":
+        raise ListenerRefused(
+            f"The database {alias!r} is {connection.vendor}; django_pgnotify needs PostgreSQL."
+        )
+    of_alias = connection.get_connection_params()
+    for key in DJANGO_ONLY:
+        of_alias.pop(key, None)
+    ours = {
+        **SOCKET_OPTIONS,
+        "connect_timeout": settings.CONNECT_TIMEOUT_SECONDS,
+        "application_name": APPLICATION_NAME,
+    }
+    laid_over = {LIBPQ_NAMES.get(key, key): value for key, value in (overrides or {}).items()}
+    return {**ours, **of_alias, **laid_over}
+
+
+async def connect(
+    alias: str, *, application_name: str, overrides: Mapping[str, Any] | None = None
+) -> AsyncConnection[Any]:
+    """Open an autocommit connection to `alias`, under the role that the alias assumes."""
+    from psycopg import AsyncConnection, sql
+
+    parameters = connection_parameters(alias, overrides=overrides)
+    parameters |= {"application_name": application_name, "autocommit": True}
+    connection = await AsyncConnection.connect(**parameters)
+    role = connections[alias].settings_dict["OPTIONS"].get("assume_role")
+    if role:
+        try:
+            await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+        except BaseException:
+            await connection.close()
+            raise
+    return connection
+
+
+async def connect_listener(alias: str, *, application_name: str) -> AsyncConnection[Any]:
+    """Open the direct connection for LISTEN: `alias`, or what ``PGNOTIFY["LISTENER"]`` says."""
+    listener = settings.LISTENER
+    if isinstance(listener, str):
+        return await connect(listener, application_name=application_name)
+    return await connect(alias, application_name=application_name, overrides=listener)

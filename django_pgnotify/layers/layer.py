@@ -1,0 +1,198 @@
+"""The channel layer itself: the contract of Channels, said in terms of branches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import Any
+
+from channels.exceptions import ChannelFull
+from channels.layers import BaseChannelLayer
+
+from .branch import Branch, owner_of
+from .encoding import decode, encode
+from .envelope import Kind
+from .losses import Losses
+from .storing import Sweeping
+
+DAY_SECONDS = 86_400
+
+
+class PostgresChannelLayer(BaseChannelLayer):
+    """A channel layer on LISTEN / NOTIFY: no Redis, at most once, in order from each sender.
+
+    `database` is the alias; `capacity` the messages that may wait for one name, with exceptions
+    by pattern in `channel_capacity`; `expiry` the seconds that a message may wait; layers with
+    different `prefix` don't hear each other; after `group_expiry` seconds without a reader a
+    name and its memberships are forgotten.
+
+    Messages are sent at once, not with Django's transaction: what a rolled-back block sent
+    is sent. Use `notify()` or `transaction.on_commit` to tie a message to a commit.
+    """
+
+    extensions = ["groups", "flush"]
+
+    def __init__(
+        self,
+        database: str = "default",
+        *,
+        capacity: int = 100,
+        channel_capacity: dict[Any, int] | None = None,
+        expiry: float = 60,
+        group_expiry: float = DAY_SECONDS,
+        prefix: str = "asgi",
+    ) -> None:
+        super().__init__(capacity=capacity)
+        self.expiry = expiry  # type: ignore[assignment] # the stubs want whole seconds
+        # get_capacity() wants it compiled, which the base class leaves to us.
+        self.channel_capacity = self.compile_capacities(channel_capacity or {})  # type: ignore[assignment]
+        self.database = database
+        self.group_expiry = group_expiry
+        self.prefix = prefix
+        self._losses = Losses()
+        self._sweeping = Sweeping()
+        self._branches: dict[asyncio.AbstractEventLoop, Branch] = {}
+
+    @property
+    def dropped(self) -> int:
+        """How many messages a full queue or an outage kept from a receiver in this process."""
+        return self._losses.dropped
+
+    @property
+    def refused(self) -> int:
+        """How many notifications this process ignored as malformed or wrongly signed."""
+        return self._losses.refused
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Send to one receiver; ChannelFull if it is a full specific name of this process, or a
+        plain name for which `capacity` messages wait."""
+        self.require_valid_channel_name(channel)
+        body = encode(message)
+        if not await self._accepted(channel, body):
+            raise ChannelFull(channel)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next message. A specific name is read in the event loop that made it."""
+        self.require_valid_channel_name(channel)
+        branch = self._branch()
+        branch.listening.start()
+        if "!" not in channel:
+            return decode(await branch.receive_plain(channel))
+        if not branch.owns(channel):
+            raise ValueError(
+                f"{channel!r} can't be read here: only the event loop whose new_channel()"
+                " made it receives its messages."
+            )
+        return decode(await branch.receive(channel))
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Return a new specific name; what any process sends to it from now on arrives here."""
+        branch = self._branch()
+        await branch.listening.wait_live()
+        return f"{prefix}.{branch.id}!{uuid.uuid4().hex}"
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a name to a group. When this returns, the group's messages arrive.
+
+        A plain name gets them in this event loop. A specific name of another loop or process
+        is added there, some milliseconds after this returns.
+        """
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        branch = self._branch()
+        if self._is_elsewhere(branch, channel):
+            await self._tell_owner(branch, Kind.JOIN, group, channel)
+            return
+        await branch.listening.wait_live()
+        branch.mailbox.join(group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Take a name out of a group; nothing happens if it is not in it."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        branch = self._branch()
+        if self._is_elsewhere(branch, channel):
+            await self._tell_owner(branch, Kind.LEAVE, group, channel)
+            return
+        branch.mailbox.leave(group, channel)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send to all members, in all processes, by one NOTIFY; full ones are left out."""
+        self.require_valid_group_name(group)
+        await self._branch().send_to_group(group, encode(message))
+
+    async def flush(self) -> None:
+        """Forget all messages and memberships of this prefix, in all processes."""
+        await self._branch().flush()
+
+    async def close(self) -> None:
+        """Close this event loop's connections and forget its memberships. Closing the loop does
+        the same."""
+        branch = self._branches.pop(asyncio.get_running_loop(), None)
+        if branch is not None:
+            await branch.close()
+
+    async def _accepted(self, channel: str, body: str) -> bool:
+        branch = self._branch()
+        if "!" not in channel:
+            return await branch.enqueue(channel, body)
+        if branch.owns(channel):
+            return branch.put(channel, body)
+        owner = owner_of(channel)
+        if owner is None:
+            self._losses.drop(1, f"no process made the name {channel!r}")
+            return True
+        if self._is_full_in_another_loop(owner, channel):
+            return False
+        await branch.send_to_branch(owner, Kind.CHANNEL, channel, body)
+        return True
+
+    def _is_full_in_another_loop(self, owner: str, channel: str) -> bool:
+        # A consumer's loop and the threads that send to it are one process, hence ChannelFull.
+        return any(
+            branch.is_full(channel)
+            for branch in list(self._branches.values())
+            if branch.id == owner
+        )
+
+    @staticmethod
+    def _is_elsewhere(branch: Branch, channel: str) -> bool:
+        return "!" in channel and not branch.owns(channel)
+
+    async def _tell_owner(self, branch: Branch, kind: Kind, group: str, channel: str) -> None:
+        owner = owner_of(channel)
+        if owner is not None:
+            await branch.send_to_branch(owner, kind, channel, json.dumps(group))
+
+    def _branch(self) -> Branch:
+        loop = asyncio.get_running_loop()
+        if loop not in self._branches:
+            self._branches[loop] = Branch(
+                alias=self.database,
+                prefix=self.prefix,
+                expiry=self.expiry,
+                group_expiry=self.group_expiry,
+                capacity=self.get_capacity,
+                losses=self._losses,
+                sweeping=self._sweeping,
+            )
+            self._close_before(loop)
+        return self._branches[loop]
+
+    def _close_before(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close our branch when the loop is closed.
+
+        `async_to_sync` makes a loop for each call, and nothing else tells that one ends:
+        without this each call would leave a connection behind.
+        """
+        close_loop = loop.close
+
+        def close() -> None:
+            loop.close = close_loop  # type: ignore[method-assign]
+            branch = self._branches.pop(loop, None)
+            if branch is not None and not loop.is_running() and not loop.is_closed():
+                loop.run_until_complete(branch.close())
+            loop.close()
+
+        loop.close = close  # type: ignore[method-assign]

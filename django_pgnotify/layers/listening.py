@@ -1,0 +1,184 @@
+"""Listening: one event loop's LISTEN connection, kept alive, always drained.
+
+Two tasks live as long as the loop uses the layer. One holds the connection and only moves
+payloads to a queue, because a listener that does not read fills the server's notify queue until
+COMMITs fail. The other handles the queue in order and outlives a lost connection. What is sent
+while the connection is down is lost: a channel layer delivers at most once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+from ..backoff import Backoff
+from ..conf import settings
+from ..connecting import APPLICATION_NAME, connect_listener
+from ..exceptions import ListenerRefused
+from .losses import Losses
+from .sending import Sender
+
+logger = logging.getLogger(__name__)
+
+INCOMING_PAYLOADS = 10_000
+"""Payloads that wait for handling: 80 MB at most. They pile up behind a large body's fetch."""
+
+NOTIFY: LiteralString = "SELECT pg_notify(%s, %s)"
+
+DEAF = (
+    "LISTEN worked, but a notification of our own did not come back within {} seconds. Either"
+    " the server is frozen, or the connection goes through a transaction pooler or to another"
+    ' database: name a direct connection in PGNOTIFY["LISTENER"].'
+)
+
+Handler = Callable[[str, str], Awaitable[None]]
+"""Takes the pg channel and the payload."""
+
+
+class Listening:
+    """Hears `pg_channels` and calls `handle` for each notification, one after the other."""
+
+    def __init__(
+        self,
+        alias: str,
+        *,
+        pg_channels: tuple[str, ...],
+        own_pg_channel: str,
+        sender: Sender,
+        handle: Handler,
+        losses: Losses,
+    ) -> None:
+        self._alias = alias
+        self._pg_channels = pg_channels
+        self._own_pg_channel = own_pg_channel
+        self._sender = sender
+        self._handle = handle
+        self._losses = losses
+        self._incoming: asyncio.Queue[tuple[str, str]] = asyncio.Queue(INCOMING_PAYLOADS)
+        self._live = asyncio.Event()
+        self._beat = ""
+        self._beat_returned = asyncio.Event()
+        self._heard_something = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._problem: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin to listen, unless it has begun; never waits."""
+        if self._tasks and not any(task.done() for task in self._tasks):
+            return
+        for task in self._tasks:
+            task.cancel()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep_listening()), loop.create_task(self._work())]
+
+    async def wait_live(self) -> None:
+        """Return when what is sent from now on is heard; ListenerRefused if nothing can be."""
+        self.start()
+        patience = settings.CONNECT_TIMEOUT_SECONDS + settings.HEARTBEAT_SECONDS
+        try:
+            async with asyncio.timeout(patience):
+                await self._live.wait()
+        except TimeoutError:
+            raise ListenerRefused(
+                f"The channel layer can't listen on database {self._alias!r}: {self._problem}"
+            ) from self._problem
+
+    async def close(self) -> None:
+        """Stop listening; start() begins anew."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _keep_listening(self) -> None:
+        """Listen again after every loss, until cancelled."""
+        backoff = Backoff()
+        while True:
+            try:
+                await self._listen_once(backoff)
+            except* Exception as errors:  # whatever it is, a listener must never stay dead
+                self._say_lost(errors.exceptions[0])
+            await asyncio.sleep(backoff.next_delay())
+
+    async def _listen_once(self, backoff: Backoff) -> None:
+        connection = await connect_listener(
+            self._alias, application_name=f"{APPLICATION_NAME} layer listen"
+        )
+        try:
+            for pg_channel in self._pg_channels:
+                await connection.execute(
+                    sql.SQL("LISTEN {}").format(sql.Identifier(pg_channel))
+                )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._drain(connection))
+                await self._prove()
+                backoff.reset()
+                self._say_live()
+                await self._keep_proving()
+        finally:
+            self._live.clear()
+            await connection.close()
+
+    async def _drain(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        # One generator for the connection's whole life: closing it loses what it has read.
+        async for notification in connection.notifies():
+            self._heard_something = True
+            if notification.payload == self._beat:
+                self._beat_returned.set()
+                continue
+            try:
+                self._incoming.put_nowait((notification.channel, notification.payload))
+            except asyncio.QueueFull:
+                self._losses.drop(1, "notifications came faster than they are handled")
+
+    async def _keep_proving(self) -> None:
+        """Probe the connection whenever it was silent for a heartbeat; ends by raising."""
+        while True:
+            self._heard_something = False
+            await asyncio.sleep(settings.HEARTBEAT_SECONDS)
+            if not self._heard_something:
+                await self._prove()
+
+    async def _prove(self) -> None:
+        """Send ourselves a notification and wait for it: a frozen server raises nothing."""
+        self._beat = f"beat {uuid.uuid4().hex}"
+        self._beat_returned.clear()
+        try:
+            async with asyncio.timeout(settings.HEARTBEAT_SECONDS):
+                await self._sender.execute(NOTIFY, (self._own_pg_channel, self._beat))
+                await self._beat_returned.wait()
+        except TimeoutError:
+            self._sender.give_up()
+            raise ListenerRefused(DEAF.format(settings.HEARTBEAT_SECONDS)) from None
+
+    async def _work(self) -> None:
+        """Handle one payload after the other, which keeps the order, until cancelled."""
+        while True:
+            pg_channel, payload = await self._incoming.get()
+            try:
+                await self._handle(pg_channel, payload)
+            except Exception as error:
+                self._losses.drop(1, f"a notification could not be handled: {error!r}")
+
+    def _say_live(self) -> None:
+        self._live.set()
+        if self._problem is not None:
+            logger.info("channel layer listens again", extra={"action": "layer_recovered"})
+        self._problem = None
+
+    def _say_lost(self, problem: BaseException) -> None:
+        if self._problem is None:
+            logger.warning(
+                "channel layer does not listen, messages of other processes are lost until it"
+                " does: %s",
+                problem,
+                extra={"action": "layer_lost"},
+            )
+        self._problem = problem

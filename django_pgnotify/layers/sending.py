@@ -1,0 +1,121 @@
+"""Sending: one event loop's connection for statements, each in an autocommit of its own.
+
+A layer message is not tied to Django's transaction, by design: it tells others what this
+process does, and the reader of a committed change is `pglisten`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, LiteralString
+
+import psycopg
+
+from ..connecting import APPLICATION_NAME, connect
+
+STATEMENT_SECONDS = 15.0
+"""Seconds without an answer after which the connection is given up: a frozen server raises
+nothing. Far above what a busy disk or a queue of notifiers costs."""
+
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+class Sender:
+    """Runs statements on a connection that is opened on first use and rebuilt after a loss."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._opening = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def execute(
+        self, query: LiteralString, parameters: Parameters = ()
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows; OperationalError when the server is gone.
+
+        It is not tried again after an error: it may have worked, and a message may arrive once
+        at most. A cancelled caller leaves the statement running to its end.
+        """
+        connection = await self._connected()
+        statement = self._spawn(_fetched(connection, query, parameters))
+        await asyncio.wait({statement}, timeout=STATEMENT_SECONDS)
+        if not statement.done():
+            self.give_up()
+            raise psycopg.OperationalError(f"no answer within {STATEMENT_SECONDS} seconds")
+        return statement.result()
+
+    def give_up(self) -> None:
+        """Leave the connection, which does not answer; the next statement opens a new one."""
+        connection, self._connection = self._connection, None
+        stuck, self._tasks = self._tasks, set()
+        if connection is not None:
+            self._spawn(_buried(connection, stuck))
+
+    async def close(self) -> None:
+        """End everything; a later execute() opens anew."""
+        tasks, self._tasks = self._tasks, set()
+        connection, self._connection = self._connection, None
+        await _cancelled(tasks)
+        if connection is not None:
+            await connection.close()
+
+    async def _connected(self) -> psycopg.AsyncConnection[Any]:
+        async with self._opening:
+            if self._connection is not None and self._is_lost(self._connection):
+                await self._connection.close()
+                self._connection = None
+            if self._connection is None:
+                self._connection = await connect(
+                    self._alias, application_name=f"{APPLICATION_NAME} layer send"
+                )
+            return self._connection
+
+    def _is_lost(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        if connection.closed:
+            return True
+        # A server says nothing while nobody asks, except that it ends. To find out by failing
+        # would lose a message, or send it twice when tried again.
+        return not self._tasks and _has_something_to_read(connection.pgconn.socket)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # a cancelled caller does not fetch it, and asyncio would complain
+
+
+def _has_something_to_read(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def _fetched(
+    connection: psycopg.AsyncConnection[Any], query: LiteralString, parameters: Parameters
+) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(query, parameters)
+    return await cursor.fetchall() if cursor.description else []
+
+
+async def _buried(
+    connection: psycopg.AsyncConnection[Any], stuck: set[asyncio.Task[Any]]
+) -> None:
+    await _cancelled(stuck)
+    await connection.close()
+
+
+async def _cancelled(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
