@@ -1,0 +1,131 @@
+"""Exact: JSON of the database that Python or msgpack would break or rewrite, kept as text.
+
+A JSONField may hold numbers beyond 64 bits, numbers that no double holds (``1e400``, twenty
+digits after the point), lone surrogates, and nesting that recursive encoders refuse.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from decimal import Decimal
+from typing import Any
+
+from ..events import Json, dumps
+
+MAX_DEPTH = 200
+"""Nested arrays and objects in one event. msgpack packs 511 levels, and the deep copy of the
+in-memory channel layer takes two Python frames a level of about a thousand."""
+PLAIN_BRACKETS = 5
+"""Brackets of a change without nested data: itself, data, changed, groups, templates."""
+
+ODD = re.compile(r"\d{16}|[eE][+-]?\d{3}|\\u[dD][89a-fA-F]")
+"""Text that may need care: finds all that does, and little that doesn't."""
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+# Marks a number that stays text. It is random, and never leaves the process, so that no
+# string in the data can be taken for one.
+NUMBER = f"number-{secrets.token_hex(16)}:"
+QUOTED_NUMBER = re.compile(rf'"{NUMBER}([^"]*)"')
+
+INTEGER = re.compile(r"-?\d{1,4300}")  # Python refuses to read longer ones
+
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
+
+
+def loads_exact(text: str) -> Json:
+    """Parse; numbers that Python would rewrite become marked strings (see ``NUMBER``)."""
+    return json.loads(text, parse_int=_int_or_mark, parse_float=_float_or_mark)
+
+
+def exact_text(value: Json) -> str:
+    """ASCII JSON of what ``loads_exact`` gave, with every number as the database wrote it."""
+    return QUOTED_NUMBER.sub(r"\1", dumps(value))
+
+
+def approximate(value: Json, *, long_integers: bool = False) -> Json:
+    """A copy that every encoder takes: marked numbers as strings, lone surrogates as U+FFFD.
+
+    With `long_integers`, integers of any length become Python's.
+    """
+    match value:
+        case str():
+            return _approximate_text(value, long_integers)
+        case dict():
+            return {
+                approximate(key): approximate(item, long_integers=long_integers)
+                for key, item in value.items()
+            }
+        case list():
+            return [approximate(item, long_integers=long_integers) for item in value]
+    return value
+
+
+def may_be_deep(text: str, changes: int) -> bool:
+    """True if the text of so many changes has brackets enough for one to pass MAX_DEPTH."""
+    brackets = text.count("[") + text.count("{")
+    return brackets > changes * PLAIN_BRACKETS + MAX_DEPTH
+
+
+def is_deep(value: Json) -> bool:
+    """True if the value nests deeper than MAX_DEPTH. Goes by level, so it can't recurse."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for item in level for child in _children(item)]
+        if not level:
+            return False
+    return True
+
+
+def without_data(text: str) -> str:
+    """The changes' text with every ``data`` replaced by ``null``, by counting brackets.
+
+    For text that nests deeper than a parser goes; whatever it is, this ends and does not raise.
+    """
+    kept: list[str] = []
+    depth = 0
+    skipping = False
+    for token in TOKEN.findall(text):
+        depth += (token in "[{") - (token in "]}")
+        # Depth 2 is within a change: the next key or its end ends the value of "data".
+        if skipping and (depth < 2 or (depth == 2 and token == ",")):
+            skipping = False
+        if not skipping:
+            kept.append(token)
+            if depth == 2 and token == ":" and kept[-2] == '"data"':
+                kept.append("null")
+                skipping = True
+    return "".join(kept)
+
+
+def _approximate_text(text: str, long_integers: bool) -> int | str:
+    digits = text.removeprefix(NUMBER)
+    if long_integers and text.startswith(NUMBER) and INTEGER.fullmatch(digits):
+        return int(digits)
+    return SURROGATE.sub("\ufffd", digits)
+
+
+def _children(value: Json) -> list[Any]:
+    match value:
+        case dict():
+            return [item for item in value.values() if isinstance(item, (dict, list))]
+        case list():
+            return [item for item in value if isinstance(item, (dict, list))]
+    return []
+
+
+def _int_or_mark(digits: str) -> int | str:
+    max_digits = 19  # of a 64-bit integer
+    if len(digits.lstrip("-")) <= max_digits and -(2**63) <= int(digits) < 2**63:
+        return int(digits)
+    return NUMBER + digits
+
+
+def _float_or_mark(digits: str) -> float | str:
+    value = float(digits)
+    # The repr of a double is the shortest text that reads back as it: equal means unharmed.
+    if Decimal(repr(value)) == Decimal(digits):
+        return value
+    return NUMBER + digits

@@ -1,0 +1,172 @@
+"""Rows: what the ledger holds, turned into changes for the relay and events for handlers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..events import KINDS, Event, Json, format_time, loads
+from ..exceptions import InvalidGroup
+from ..groups import RESERVED_PREFIX, check_group
+from .exact import ODD, approximate, exact_text, is_deep, loads_exact, may_be_deep, without_data
+
+logger = logging.getLogger("django_pgnotify")
+
+COLUMNS = "id, topic, model, changes, at, context, context_keys"
+"""What to select for ``LedgerRow(**row)`` or ``LedgerRow.of(row)``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerRow:
+    """One row of the ledger: some changes of one statement."""
+
+    id: int
+    """Grows with the order of row locks, so within a tick the order by it is causal."""
+    topic: str
+    """Topic of all its events; control rows begin with ``pgnotify.``."""
+    model: str | None
+    """``label_lower`` of the model; None for messages."""
+    changes: str
+    """JSON text: an array with one object per event."""
+    at: datetime
+    """When it was written."""
+    context: str | None
+    """``event_context`` of its transaction, as JSON text."""
+    context_keys: list[str] | None
+    """Keys of the context that subscribers may see."""
+
+    @classmethod
+    def of(cls, values: tuple[object, ...]) -> LedgerRow:
+        """Build it from the values of ``COLUMNS``."""
+        return cls(**dict(zip(COLUMNS.split(", "), values, strict=True)))  # type: ignore[arg-type]
+
+    @property
+    def is_control(self) -> bool:
+        """True for rows that concern hubs only, never user groups or handlers."""
+        return self.topic.startswith(RESERVED_PREFIX)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One event as it travels, and where to."""
+
+    event: dict[str, Json]
+    """The browser's event object. ``exact``, where present, is its JSON text to send verbatim,
+    because the object holds approximations."""
+    groups: tuple[str, ...]
+    """Groups that get it."""
+    templates: tuple[str, ...] = ()
+    """Truncates only: the templated groups, as declared."""
+
+
+def changes_of(row: LedgerRow) -> list[Change]:
+    """The row's changes with the context that subscribers may see. Never raises: what can't be
+    read goes without data and ``truncated``, or is logged and left out."""
+    return [
+        Change(
+            event=_for_the_wire(obj) if odd else obj,
+            groups=_groups(change.get("groups"), row),
+            templates=tuple(map(str, _list(change.get("templates")))),
+        )
+        for change, obj, odd in _parsed(row, row.context_keys or ())
+    ]
+
+
+def events_of(row: LedgerRow, *, using: str) -> list[Event]:
+    """The row's events with their whole context, for handlers. Never raises."""
+    return [
+        Event.from_json(approximate(obj, long_integers=True) if odd else obj, using=using)
+        for _, obj, odd in _parsed(row, None)
+    ]
+
+
+def _parsed(
+    row: LedgerRow, context_keys: Collection[str] | None
+) -> Iterator[tuple[dict[str, Json], dict[str, Json], bool]]:
+    """Each change as written, as event object, and whether it may hold odd values."""
+    changes, odd = _changes(row)
+    context, odd_context = _context(row, context_keys)
+    check_depth = may_be_deep(row.changes, len(changes))
+    for index, change in enumerate(changes):
+        if not isinstance(change, dict) or change.get("kind") not in KINDS:
+            logger.error(
+                "Ledger row %s: change %s can't be read and is left out.", row.id, index
+            )
+            continue
+        if check_depth and is_deep(change.get("data")):
+            change["truncated"] = True
+        yield change, _event_object(row, index, change, context), odd or odd_context
+
+
+def _changes(row: LedgerRow) -> tuple[list[Json], bool]:
+    odd = ODD.search(row.changes) is not None
+    try:
+        return _list(loads_exact(row.changes) if odd else loads(row.changes)), odd
+    except (ValueError, RecursionError):
+        logger.warning("Ledger row %s holds JSON that Python can't read: no data.", row.id)
+    try:
+        changes = _list(loads(without_data(row.changes)))
+    except (ValueError, RecursionError):
+        logger.error("Ledger row %s holds no JSON and is left out.", row.id)
+        return [], False
+    return [{**c, "truncated": True} if isinstance(c, dict) else c for c in changes], False
+
+
+def _context(row: LedgerRow, keys: Collection[str] | None) -> tuple[dict[str, Json], bool]:
+    """The context's `keys` (None: all). Any role may set it to anything: no object is empty."""
+    if not row.context or (keys is not None and not keys):
+        return {}, False
+    odd = ODD.search(row.context) is not None
+    try:
+        context = loads_exact(row.context) if odd else loads(row.context)
+    except (ValueError, RecursionError):
+        return {}, False
+    if not isinstance(context, dict) or is_deep(context):
+        return {}, False
+    return {key: context[key] for key in context if keys is None or key in keys}, odd
+
+
+def _event_object(
+    row: LedgerRow, index: int, change: dict[str, Json], context: dict[str, Json]
+) -> dict[str, Json]:
+    """The object of ``Event.to_json``, made directly: this runs for every event."""
+    obj: dict[str, Json] = {
+        "id": f"{row.id}-{index}",
+        "topic": row.topic,
+        "kind": change["kind"],
+        "model": row.model,
+        "pk": change.get("pk"),
+        "data": change.get("data"),
+        "changed": _list(change.get("changed")),
+        "at": format_time(row.at),
+    }
+    if change.get("truncated"):
+        del obj["data"]
+        obj["truncated"] = True
+    if change.get("moved"):
+        obj["moved"] = True
+    if context:
+        obj["context"] = context
+    return obj
+
+
+def _for_the_wire(obj: dict[str, Json]) -> dict[str, Json]:
+    safe: dict[str, Json] = approximate(obj)
+    return obj if safe == obj else {**safe, "exact": exact_text(obj)}
+
+
+def _groups(names: Json, row: LedgerRow) -> tuple[str, ...]:
+    """The valid names: a channel layer would refuse another one again and again."""
+    valid = []
+    for name in _list(names):
+        try:
+            valid.append(check_group(name))
+        except InvalidGroup as error:
+            logger.error("Ledger row %s: %s The event is not sent there.", row.id, error)
+    return tuple(valid)
+
+
+def _list(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []

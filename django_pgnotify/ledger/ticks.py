@@ -1,0 +1,194 @@
+"""Ticks: snapshots of the ledger in a row, and the identity of the history they belong to.
+
+Everything here works on an autocommit connection to the primary, in the ledger's schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from psycopg import errors, sql
+
+from ..exceptions import PgnotifyError
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+    Connection = AsyncConnection[Any]
+
+SNAPSHOT_OF_NOTHING = "1:1:"
+"""What tick 0 has seen."""
+
+
+class NotTheLatestTick(PgnotifyError):
+    """Another session has stored a tick meanwhile: it leads, and this one must step down."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tick:
+    """One reading of the ledger: what this snapshot sees and the previous tick's did not."""
+
+    number: int
+    """Place in the row of ticks, from 0, without gaps."""
+    snapshot: str
+    """Text of a ``pg_snapshot``."""
+    bits: int
+    """64 random bits, signed: a tick of the same number after a crash differs in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which history of which database this is."""
+
+    system: str
+    """System identifier, given by initdb."""
+    timeline: str
+    """Changes with each promotion and point-in-time recovery."""
+    database: str
+    """Oid of the database."""
+    generation: str
+    """Given to the ledger when it was installed."""
+
+    @property
+    def text(self) -> str:
+        """For ``identity`` columns."""
+        return ":".join(astuple(self))
+
+    @property
+    def epoch(self) -> str:
+        """Short hash, as it stands in positions."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    def continues(self, text: str) -> bool:
+        """True if the history of this identity text goes on here, a new timeline or not."""
+        there = text.split(":")
+        here = list(astuple(self))
+        return there[:1] + there[2:] == here[:1] + here[2:]
+
+
+async def schema_of_ledger(connection: Connection) -> str | None:
+    """Name of the schema that holds the ledger by the connection's search_path, else None."""
+    query: LiteralString = (
+        "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.oid = to_regclass('django_pgnotify_ledger')"
+    )
+    row = await (await connection.execute(query)).fetchone()
+    return row[0] if row else None
+
+
+async def read_identity(connection: Connection, schema: str) -> Identity:
+    """Read it anew: a timeline changes under an open connection when a standby is promoted."""
+    query = _in_schema(
+        "SELECT system_identifier::text,"
+        # Not pg_control_checkpoint(): that tells the old timeline until the next checkpoint.
+        " substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8),"
+        " (SELECT oid::text FROM pg_database WHERE datname = current_database()),"
+        " (SELECT generation::text FROM {schema}.django_pgnotify_state)"
+        " FROM pg_control_system()",
+        schema,
+    )
+    row = await (await connection.execute(query)).fetchone()
+    return Identity(*row)  # type: ignore[misc]
+
+
+async def read_epoch(connection: Connection, schema: str) -> str:
+    """See Identity.epoch."""
+    return (await read_identity(connection, schema)).epoch
+
+
+async def latest_tick(connection: Connection, schema: str) -> Tick:
+    """The tick stored last; migrate stores tick 0."""
+    query = _in_schema(TICKS + " ORDER BY number DESC LIMIT 1", schema)
+    row = await (await connection.execute(query)).fetchone()
+    return _tick(row)
+
+
+async def tick_by_number(connection: Connection, schema: str, number: int) -> Tick | None:
+    """The tick, or None if it is not stored, not yet or no more."""
+    query = _in_schema(TICKS + " WHERE number = %s", schema)
+    row = await (await connection.execute(query, [number])).fetchone()
+    return None if row is None else _tick(row)
+
+
+async def store_tick(connection: Connection, schema: str, previous: Tick) -> Tick | None:
+    """Store and return the next tick, or None if there is nothing new since `previous`.
+
+    Returns when the tick is durable. Raises NotTheLatestTick if `previous` is not the latest.
+    """
+    bits = random_bits()
+    parameters = {"n": previous.number, "previous": previous.snapshot, "bits": bits}
+    return await _store(connection, _in_schema(STORE_IF_NEW, schema), parameters)
+
+
+async def store_tick_of_now(connection: Connection, schema: str, previous: Tick) -> Tick:
+    """Store and return a tick that leaves out everything until now. Raises NotTheLatestTick."""
+    parameters = {"n": previous.number, "bits": random_bits()}
+    tick = await _store(connection, _in_schema(STORE_NOW, schema), parameters)
+    assert tick is not None  # STORE_NOW knows no other condition than the one that raises
+    return tick
+
+
+def random_bits() -> int:
+    """64 random bits as PostgreSQL's bigint holds them."""
+    return secrets.randbits(64) - 2**63
+
+
+TICKS: LiteralString = "SELECT number, snapshot::text, bits FROM {schema}.django_pgnotify_tick"
+# Scalar subqueries with ORDER BY and LIMIT, not EXISTS (which drops both): only so does the
+# planner go by the index on xid, whatever it believes about a table that empties all day.
+NEW_ROWS: LiteralString = """
+    (SELECT xid FROM {schema}.django_pgnotify_ledger
+        WHERE xid >= pg_snapshot_xmax(%(previous)s::pg_snapshot)
+            AND pg_visible_in_snapshot(xid, s)
+        ORDER BY xid LIMIT 1) IS NOT NULL
+    OR (SELECT xid FROM {schema}.django_pgnotify_ledger
+        WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(previous)s::pg_snapshot)))
+            AND pg_visible_in_snapshot(xid, s)
+        ORDER BY xid LIMIT 1) IS NOT NULL
+"""
+# Conditional on the latest number; two sessions that both find it so collide in the key.
+STORE: LiteralString = """
+WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS s),
+latest AS MATERIALIZED (
+    SELECT number FROM {schema}.django_pgnotify_tick ORDER BY number DESC LIMIT 1),
+stored AS (
+    INSERT INTO {schema}.django_pgnotify_tick (number, snapshot, bits)
+    SELECT %(n)s::bigint + 1, s, %(bits)s FROM now, latest
+    WHERE latest.number = %(n)s AND ({condition})
+    RETURNING number, snapshot::text, bits)
+SELECT latest.number, stored.number, stored.snapshot, stored.bits
+FROM latest LEFT JOIN stored ON true
+"""
+STORE_IF_NEW: LiteralString = STORE.replace("{condition}", NEW_ROWS)
+STORE_NOW: LiteralString = STORE.replace("{condition}", "true")
+
+
+async def _store(
+    connection: Connection, query: sql.Composed, parameters: dict[str, Any]
+) -> Tick | None:
+    try:
+        # Never prepared: a generic plan would guess how many xids follow the snapshot's.
+        row = await (await connection.execute(query, parameters, prepare=False)).fetchone()
+    except errors.UniqueViolation as error:
+        raise NotTheLatestTick() from error
+    if row is None or row[0] != parameters["n"]:
+        raise NotTheLatestTick()
+    return None if row[1] is None else _tick(row[1:])
+
+
+async def mark_sent(connection: Connection, schema: str, number: int) -> None:
+    """Record that the ticks up to this one have been sent. Never goes back."""
+    query = "UPDATE {schema}.django_pgnotify_state SET sent = %(n)s WHERE sent < %(n)s"
+    await connection.execute(_in_schema(query, schema), {"n": number})
+
+
+def _in_schema(query: LiteralString, schema: str) -> sql.Composed:
+    return sql.SQL(query).format(schema=sql.Identifier(schema))
+
+
+def _tick(row: Any) -> Tick:
+    number, snapshot, bits = row
+    return Tick(number=number, snapshot=snapshot, bits=bits)
