@@ -21,10 +21,10 @@ class Backoff:
         maximum: float | None = None,
         rng: Callable[[], float] = random.random,
     ) -> None:
-        self._minimum = settings.RECONNECT_MIN_SECONDS if minimum is None else minimum
-        self._maximum = settings.RECONNECT_MAX_SECONDS if maximum is None else maximum
+        self._minimum: float = settings.RECONNECT_MIN_SECONDS if minimum is None else minimum
+        self._maximum: float = settings.RECONNECT_MAX_SECONDS if maximum is None else maximum
         self._rng = rng
-        self.reset()
+        self._ceiling = min(self._minimum, self._maximum)
 
     def next_delay(self) -> float:
         """Return the seconds to wait now, and double the next ones."""

@@ -36,10 +36,20 @@ class Sender:
     ) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows; OperationalError when the server is gone.
 
-        It is not tried again after an error: it may have worked, and a message may arrive once
-        at most. A cancelled caller leaves the statement running to its end.
+        A cancelled caller leaves the statement running to its end.
         """
+        try:
+            return await self._execute_once(query, parameters)
+        except psycopg.errors.AdminShutdown:
+            # The server ended the session instead of running this. After any other error the
+            # statement may have worked, and a message may arrive once at most.
+            return await self._execute_once(query, parameters)
+
+    async def _execute_once(
+        self, query: LiteralString, parameters: Parameters
+    ) -> list[tuple[Any, ...]]:
         connection = await self._connected()
+        statement: asyncio.Task[list[tuple[Any, ...]]]
         statement = self._spawn(_fetched(connection, query, parameters))
         await asyncio.wait({statement}, timeout=STATEMENT_SECONDS)
         if not statement.done():

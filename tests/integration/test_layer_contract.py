@@ -18,6 +18,8 @@ from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
 from django.utils.module_loading import import_string
 
+from tests.layer_kit import drained, numbered, received
+
 pytestmark = pytest.mark.django_db  # for the database to be there
 
 NewLayer = Callable[..., Any]
@@ -25,8 +27,6 @@ NewLayer = Callable[..., Any]
 POSTGRES = "django_pgnotify.layers.PostgresChannelLayer"
 REDIS = "channels_redis.core.RedisChannelLayer"
 PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
-
-PATIENCE_SECONDS = 10.0
 
 MESSAGES: dict[str, dict[str, Any]] = {
     "empty": {},
@@ -87,25 +87,6 @@ def new_layer(request: pytest.FixtureRequest) -> NewLayer:
 
     make.description = [path, config]  # type: ignore[attr-defined]
     return make
-
-
-async def received(layer: Any, name: str) -> dict[str, Any]:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        message: dict[str, Any] = await layer.receive(name)
-        return message
-
-
-async def drained(layer: Any, name: str) -> list[Any]:
-    """Receive the numbers that were sent before a marker, which proves that nothing else came."""
-    await layer.send(name, {"type": "marker"})
-    numbers = []
-    while (message := await received(layer, name))["type"] != "marker":
-        numbers.append(message["n"])
-    return numbers
-
-
-def numbered(n: int) -> dict[str, Any]:
-    return {"type": "test.message", "n": n}
 
 
 # send and receive
@@ -465,7 +446,9 @@ async def test_a_name_may_have_99_characters(new_layer: NewLayer) -> None:
 
 
 @run_over(POSTGRES)
-@pytest.mark.parametrize("message", [None, "text", [1], 7, {"a": object()}, {1: "a"}, {"s": {1}}])
+@pytest.mark.parametrize(
+    "message", [None, "text", [1], 7, {"a": object()}, {1: "a"}, {"s": {1}}]
+)
 async def test_what_is_no_message_is_refused_with_a_type_error(
     new_layer: NewLayer, message: object
 ) -> None:

@@ -1,0 +1,377 @@
+"""What only our channel layer promises: its cost, its connections, its counters."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from asgiref.sync import async_to_sync
+from channels.exceptions import ChannelFull
+from django.db import connection as django_connection
+from django.db import transaction
+
+from django_pgnotify.connecting import connect
+from django_pgnotify.exceptions import LedgerMissing, ListenerRefused
+from django_pgnotify.layers import PostgresChannelLayer
+from django_pgnotify.layers.envelope import Envelope, Kind, groups_pg_channel
+from django_pgnotify.layers.storing import SWEEP_EVERY
+from tests.layer_kit import drained, numbered, received
+
+pytestmark = pytest.mark.django_db
+
+OUR_CONNECTIONS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'django_pgnotify layer%'
+"""
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"test-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def admin(prefix: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A stranger's connection to the same database."""
+    connection = await connect("default", application_name="admin")
+    yield connection
+    await connection.close()
+
+
+def count_our_connections() -> int:
+    with django_connection.cursor() as cursor:
+        cursor.execute(OUR_CONNECTIONS)
+        count: int = cursor.fetchone()[0]
+        return count
+
+
+# cost
+
+
+async def test_a_group_send_is_one_notify_however_many_members(
+    prefix: str, admin: psycopg.AsyncConnection[Any]
+) -> None:
+    layer, other = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    pg_channel = groups_pg_channel(prefix)
+    for member in [await layer.new_channel() for _ in range(30)]:
+        await layer.group_add("room", member)
+    await admin.execute(f'LISTEN "{pg_channel}"')
+    await other.group_send("room", numbered(1))
+    await admin.execute("SELECT pg_notify(%s, 'marker')", [pg_channel])
+    payloads = []
+    async for notification in admin.notifies(timeout=10):
+        if notification.payload == "marker":
+            break
+        payloads.append(notification.payload)
+    assert len(payloads) == 1
+
+
+def test_a_process_holds_two_connections() -> None:
+    layer = PostgresChannelLayer(prefix="two")
+
+    async def use() -> int:
+        for _ in range(20):
+            name = await layer.new_channel()
+            await layer.group_add("room", name)
+            await layer.group_send("room", numbered(1))
+            await received(layer, name)
+        return await asyncio.to_thread(count)
+
+    def count() -> int:
+        try:
+            return count_our_connections()
+        finally:
+            django_connection.close()
+
+    assert asyncio.run(use()) == 2
+
+
+def test_calls_from_sync_code_leave_no_connection() -> None:
+    layer = PostgresChannelLayer(prefix="sync")
+    for n in range(50):
+        async_to_sync(layer.group_send)("room", numbered(n))
+    assert wait_for_no_connections() == 0
+
+
+def test_a_loop_closed_by_hand_leaves_no_connection_and_no_task() -> None:
+    layer = PostgresChannelLayer(prefix="by-hand")
+    loop = asyncio.new_event_loop()
+    name = loop.run_until_complete(layer.new_channel())
+    loop.run_until_complete(layer.group_add("room", name))
+    loop.close()
+    gc.collect()  # would warn of a task or a connection that was left
+    assert loop.is_closed()
+    assert wait_for_no_connections() == 0
+
+
+def wait_for_no_connections() -> int:
+    """A backend ends a moment after its client has gone."""
+    for _ in range(100):
+        if not (count := count_our_connections()):
+            return 0
+        threading.Event().wait(0.05)
+    return count
+
+
+async def test_a_closed_layer_can_be_used_again(prefix: str) -> None:
+    layer = PostgresChannelLayer(prefix=prefix)
+    await layer.new_channel()
+    await layer.close()
+    name = await layer.new_channel()
+    await layer.send(name, numbered(1))
+    assert await received(layer, name) == numbered(1)
+
+
+# transactions
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_rolled_back_transaction_sent_is_sent(prefix: str) -> None:
+    layer = PostgresChannelLayer(prefix=prefix)
+    subscribed, sent = threading.Event(), threading.Event()
+
+    def roll_back() -> None:
+        subscribed.wait(10)
+        try:
+            with transaction.atomic():
+                async_to_sync(layer.group_send)("room", numbered(1))
+                transaction.set_rollback(True)
+        finally:
+            django_connection.close()
+            sent.set()
+
+    async def subscribe() -> dict[str, Any]:
+        name = await layer.new_channel()
+        await layer.group_add("room", name)
+        subscribed.set()
+        return await received(layer, name)
+
+    thread = threading.Thread(target=roll_back)
+    thread.start()
+    assert asyncio.run(subscribe()) == numbered(1)
+    thread.join()
+
+
+# losses
+
+
+async def test_what_exceeds_the_capacity_elsewhere_is_dropped_newest_first_and_counted(
+    prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = PostgresChannelLayer(prefix=prefix, capacity=3)
+    there = PostgresChannelLayer(prefix=prefix, capacity=3)
+    full, free = await here.new_channel(), await here.new_channel()
+    for n in range(10):
+        await there.send(full, numbered(n))
+    await there.send(free, numbered(99))
+    assert await received(here, free) == numbered(99)
+    assert [(await received(here, full))["n"] for _ in range(3)] == [0, 1, 2]
+    assert (here.dropped, there.dropped) == (7, 0)
+    dropped = [r for r in caplog.records if getattr(r, "action", "") == "layer_dropped"]
+    assert len(dropped) == 1
+
+
+def test_a_full_name_of_another_event_loop_of_the_process_raises_channel_full(
+    prefix: str,
+) -> None:
+    layer = PostgresChannelLayer(prefix=prefix, capacity=2)
+
+    async def fill() -> None:
+        name = await layer.new_channel()
+        await layer.send(name, numbered(1))
+        await layer.send(name, numbered(2))
+        with pytest.raises(ChannelFull):
+            await asyncio.to_thread(async_to_sync(layer.send), name, numbered(3))
+
+    # In a thread, so that async_to_sync finds no loop to go back to.
+    asyncio.run(fill())
+
+
+async def test_a_send_to_a_name_that_nobody_made_is_counted(prefix: str) -> None:
+    layer = PostgresChannelLayer(prefix=prefix)
+    await layer.send("specific.nobody!name", numbered(1))
+    assert layer.dropped == 1
+
+
+async def test_a_name_of_another_process_cannot_be_read_here(prefix: str) -> None:
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await there.new_channel()
+    with pytest.raises(ValueError, match="new_channel"):
+        await here.receive(name)
+
+
+async def test_a_name_of_another_process_joins_and_leaves_a_group_there(prefix: str) -> None:
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await there.new_channel()
+    await here.group_add("room", name)
+    await here.group_send("room", numbered(1))
+    assert await received(there, name) == numbered(1)
+    await here.group_discard("room", name)
+    await here.group_send("room", numbered(2))
+    assert await drained(there, name) == []
+
+
+async def test_a_flush_reaches_the_members_of_other_processes(prefix: str) -> None:
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await there.new_channel()
+    await there.group_add("room", name)
+    await here.flush()
+    await here.group_send("room", numbered(1))
+    await here.send(name, {"type": "marker"})
+    assert (await received(there, name))["type"] == "marker"
+
+
+# trust
+
+
+async def test_two_prefixes_do_not_hear_each_other(prefix: str) -> None:
+    mine = PostgresChannelLayer(prefix=prefix)
+    other = PostgresChannelLayer(prefix=prefix + ":other")
+    name = await mine.new_channel()
+    await mine.group_add("room", name)
+    await other.group_send("room", numbered(1))
+    await other.send("plain", numbered(1))
+    await other.flush()
+    await mine.group_send("room", numbered(2))
+    assert await received(mine, name) == numbered(2)
+
+
+async def test_a_process_with_the_old_secret_is_heard_during_rotation(
+    prefix: str, settings: Any
+) -> None:
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await here.new_channel()
+    envelope = Envelope(origin="0", kind=Kind.GROUP, target="room", body='{"n":1}')
+    await here.group_add("room", name)
+    payload = envelope.sealed(groups_pg_channel(prefix))
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "the new secret"
+    await notify(groups_pg_channel(prefix), payload)
+    await there.group_send("room", {"n": 2})
+    assert [(await received(here, name))["n"] for _ in range(2)] == [1, 2]
+    assert here.refused == 0
+
+
+async def notify(pg_channel: str, payload: str) -> None:
+    connection = await connect("default", application_name="stranger")
+    await connection.execute("SELECT pg_notify(%s, %s)", [pg_channel, payload])
+    await connection.close()
+
+
+# the table
+
+
+async def test_expired_rows_are_deleted_by_those_who_insert(
+    prefix: str, admin: psycopg.AsyncConnection[Any]
+) -> None:
+    layer = PostgresChannelLayer(prefix=prefix, capacity=10_000)
+    await admin.execute(
+        "INSERT INTO django_pgnotify_message (channel, body, expires_at)"
+        " SELECT %s, '', now() - interval '1 hour' FROM generate_series(1, 1000)",
+        [f"{prefix}:expired"],
+    )
+    for n in range(SWEEP_EVERY * 2):
+        await layer.send("plain", numbered(n))
+    cursor = await admin.execute(
+        "SELECT count(*) FROM django_pgnotify_message WHERE channel = %s",
+        [f"{prefix}:expired"],
+    )
+    assert await cursor.fetchone() == (0,)
+
+
+@pytest.fixture
+def latin1_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty database without our table, in another encoding."""
+    settings_dict = django_connection.settings_dict
+    name = f"{settings_dict['NAME']}_latin1"
+    parameters = {"host": settings_dict["HOST"], "port": settings_dict["PORT"]}
+    parameters |= {"user": settings_dict["USER"], "dbname": "postgres"}
+    with psycopg.connect(autocommit=True, **parameters) as server:
+        server.execute(f'DROP DATABASE IF EXISTS "{name}"')
+        server.execute(
+            f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+        )
+        with monkeypatch.context() as patch:
+            patch.setitem(settings_dict, "NAME", name)
+            yield
+        server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+async def test_a_missing_table_is_named_and_small_messages_go_on(
+    latin1_database: None, prefix: str
+) -> None:
+    layer = PostgresChannelLayer(prefix=prefix)
+    with pytest.raises(LedgerMissing, match="migrate"):
+        await layer.send("plain", numbered(1))
+    with pytest.raises(LedgerMissing, match="migrate"):
+        await layer.group_send("room", {"text": "x" * 10_000})
+    name = await layer.new_channel()
+    await layer.group_add("room", name)
+    await layer.group_send("room", numbered(1))
+    assert await received(layer, name) == numbered(1)
+
+
+async def test_any_text_travels_through_a_latin1_database(
+    latin1_database: None, prefix: str
+) -> None:
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await here.new_channel()
+    await here.group_add("room", name)
+    message = {"text": "\u4e16\u754c \U0001f600 \x00"}
+    await there.group_send("room", message)
+    assert await received(here, name) == message
+
+
+# configuration
+
+
+async def test_the_listener_may_have_options_of_its_own(prefix: str, settings: Any) -> None:
+    settings.PGNOTIFY = {"LISTENER": {"PORT": "1"}, "CONNECT_TIMEOUT_SECONDS": 1}
+    settings.PGNOTIFY |= {"HEARTBEAT_SECONDS": 0.5}
+    layer = PostgresChannelLayer(prefix=prefix)
+    await layer.group_send("room", numbered(1))
+    with pytest.raises(ListenerRefused, match="port 1 failed"):
+        await layer.new_channel()
+
+
+@pytest.mark.pgbouncer
+async def test_behind_a_transaction_pooler_a_direct_listener_hears(
+    prefix: str, request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings_dict = django_connection.settings_dict
+    direct = {"host": settings_dict["HOST"], "port": settings_dict["PORT"]}
+    server = request.getfixturevalue("postgres").url()
+    pool = request.getfixturevalue("start_pgbouncer")(server)
+    monkeypatch.setitem(settings_dict, "HOST", "127.0.0.1")
+    monkeypatch.setitem(settings_dict, "PORT", pool.port)
+
+    settings.PGNOTIFY = {"HEARTBEAT_SECONDS": 0.5, "CONNECT_TIMEOUT_SECONDS": 2}
+    deaf = PostgresChannelLayer(prefix=prefix)
+    with pytest.raises(ListenerRefused, match="pooler"):
+        await deaf.new_channel()
+
+    settings.PGNOTIFY |= {"LISTENER": direct, "HEARTBEAT_SECONDS": 5}
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await here.new_channel()
+    await here.group_add("room", name)
+    await there.group_send("room", {"text": "x" * 10_000})
+    assert (await received(here, name))["text"] == "x" * 10_000
+
+
+async def test_nothing_is_logged_while_all_is_well(
+    prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await here.new_channel()
+    await here.group_add("room", name)
+    await there.group_send("room", numbered(1))
+    await received(here, name)
+    assert [r for r in caplog.records if r.name.startswith("django_pgnotify")] == []
