@@ -148,6 +148,12 @@ class EmbeddedPostgres:
             self._lock.close()
             self._lock = None
 
+    def end_abandoned(self) -> None:
+        """Stop the server that a killed launcher left in the folder, if it left one."""
+        self._claim()
+        self._end_orphan()
+        self.stop()
+
     def _claim(self) -> None:
         """Make the folder, and hold its lock as long as this process lives or until stop()."""
         try:
