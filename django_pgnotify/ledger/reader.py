@@ -1,0 +1,125 @@
+"""Reader: the ledger rows between two ticks, which is a fixed set however often it is read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, LiteralString
+
+from psycopg import sql
+
+from ..exceptions import PgnotifyError
+from .rows import COLUMNS, LedgerRow
+from .ticks import Tick
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+ROWS_PER_FETCH = 20
+"""Ledger rows held at once: a row carries a whole statement chunk, an event up to 16 MiB."""
+MAX_GROUPS_TO_FILTER_BY = 32
+"""Each group is one search in each row's text: beyond this, sending all rows is cheaper."""
+
+
+class Expired(PgnotifyError):
+    """The tick to read from has been trimmed. Read the state anew and go on from the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A ``pg_snapshot``, for asking in Python what PostgreSQL would answer."""
+
+    xmin: int
+    xmax: int
+    running: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> Snapshot:
+        """From PostgreSQL's text, ``xmin:xmax:xip,xip``."""
+        xmin, xmax, running = text.split(":")
+        xips = running.split(",") if running else ()
+        return cls(int(xmin), int(xmax), frozenset(map(int, xips)))
+
+    def sees(self, xid: int) -> bool:
+        """The same as ``pg_visible_in_snapshot``."""
+        return xid < self.xmin or (xid < self.xmax and xid not in self.running)
+
+
+async def read_range(
+    connection: AsyncConnection[Any],
+    schema: str,
+    after: Tick,
+    upto: Tick,
+    groups: Collection[str] | None,
+) -> AsyncIterator[LedgerRow]:
+    """The rows that `upto` sees and `after` did not, by id. See read_range_with_xids()."""
+    async for _, row in read_range_with_xids(connection, schema, after, upto, groups):
+        yield row
+
+
+async def read_range_with_xids(
+    connection: AsyncConnection[Any],
+    schema: str,
+    after: Tick,
+    upto: Tick,
+    groups: Collection[str] | None,
+) -> AsyncIterator[tuple[int, LedgerRow]]:
+    """The rows that `upto` sees and `after` did not, by id, each with its transaction's xid.
+
+    With `groups`, rows that can't concern one of them are left out as far as that is cheap;
+    truncates and control rows are always there. Rows are streamed in a transaction on this
+    connection; close the iterator if you leave it early. Raises Expired, after the last row,
+    if some may have been trimmed: what was read is then incomplete.
+    """
+    async with connection.transaction():
+        async with connection.cursor(name="django_pgnotify_range") as cursor:
+            cursor.itersize = ROWS_PER_FETCH
+            await cursor.execute(_query(schema, groups), _parameters(after, upto, groups))
+            async for xid, *values in cursor:
+                yield int(xid), LedgerRow.of(tuple(values))
+        # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
+        await _check_untrimmed(connection, schema, after)
+
+
+RANGE: LiteralString = """
+    SELECT xid::text, {columns} FROM {schema}.django_pgnotify_ledger
+    WHERE (xid >= pg_snapshot_xmax(%(after)s::pg_snapshot)
+                AND xid < pg_snapshot_xmax(%(upto)s::pg_snapshot)
+            OR xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(after)s::pg_snapshot))))
+        AND pg_visible_in_snapshot(xid, %(upto)s::pg_snapshot)
+        {concerns}
+    ORDER BY id
+"""
+# A quoted group name stands in the JSON text as it is, since it needs no escape.
+CONCERNS: LiteralString = """
+        AND (starts_with(topic, 'pgnotify.') OR strpos(changes, '"truncate"') > 0
+            OR EXISTS (SELECT FROM unnest(%(groups)s::text[]) AS name
+                WHERE strpos(changes, name) > 0))
+"""
+
+
+def _query(schema: str, groups: Collection[str] | None) -> sql.Composed:
+    return sql.SQL(RANGE).format(
+        columns=sql.SQL(COLUMNS),
+        schema=sql.Identifier(schema),
+        concerns=sql.SQL(CONCERNS if _filters(groups) else ""),
+    )
+
+
+def _parameters(after: Tick, upto: Tick, groups: Collection[str] | None) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"after": after.snapshot, "upto": upto.snapshot}
+    if _filters(groups):
+        parameters["groups"] = [f'"{name}"' for name in groups or ()]
+    return parameters
+
+
+def _filters(groups: Collection[str] | None) -> bool:
+    return groups is not None and len(groups) <= MAX_GROUPS_TO_FILTER_BY
+
+
+async def _check_untrimmed(connection: AsyncConnection[Any], schema: str, after: Tick) -> None:
+    query = sql.SQL("SELECT trimmed FROM {}.django_pgnotify_state")
+    cursor = await connection.execute(query.format(sql.Identifier(schema)))
+    row = await cursor.fetchone()
+    if row is None or row[0] >= after.number:
+        raise Expired()
