@@ -55,6 +55,10 @@ class Sender:
         if not statement.done():
             self.give_up()
             raise psycopg.OperationalError(f"no answer within {STATEMENT_SECONDS} seconds")
+        if (
+            statement.cancelled()
+        ):  # by give_up(); to the caller it must not look cancelled itself
+            raise psycopg.OperationalError("the connection was given up")
         return statement.result()
 
     def give_up(self) -> None:
@@ -120,8 +124,10 @@ async def _fetched(
 async def _buried(
     connection: psycopg.AsyncConnection[Any], stuck: set[asyncio.Task[Any]]
 ) -> None:
-    await _cancelled(stuck)
-    await connection.close()
+    try:
+        await _cancelled(stuck)
+    finally:
+        await connection.close()
 
 
 async def _cancelled(tasks: set[asyncio.Task[Any]]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from django.db import connection as django_connection
 
 from django_pgnotify.connecting import connect
-from django_pgnotify.layers import PostgresChannelLayer
+from django_pgnotify.layers import PostgresChannelLayer, sending
 from django_pgnotify.layers.envelope import (
     PAYLOAD_MAX_BYTES,
     Envelope,
@@ -179,6 +179,33 @@ async def test_a_frozen_connection_is_noticed_and_replaced(
     caplog.clear()
     proxy.resume()
     await logged(caplog, "layer_recovered")
+    assert await arrives(there, here, name, within=PATIENCE_SECONDS)
+
+
+async def test_a_frozen_server_fails_senders_and_is_used_again_when_it_thaws(
+    prefix: str,
+    start_postgres: Any,
+    use_server: Callable[..., None],
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert sending.STATEMENT_SECONDS == 15
+    monkeypatch.setattr(sending, "STATEMENT_SECONDS", 1.0)
+    settings.PGNOTIFY = {"HEARTBEAT_SECONDS": 0.3, "CONNECT_TIMEOUT_SECONDS": 2}
+    server = start_postgres()
+    use_server(server.url())
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await member_of(here, "room")
+    await there.group_send("room", numbered(0))
+    assert await received(here, name) == numbered(0)
+    server.freeze()
+    for text in ("small", "x" * 10_000):
+        with pytest.raises(psycopg.OperationalError):
+            await there.group_send("room", {"text": text})
+    # Without the server, a process still reaches itself.
+    await here.send(name, numbered(1))
+    assert await received(here, name) == numbered(1)
+    server.thaw()
     assert await arrives(there, here, name, within=PATIENCE_SECONDS)
 
 
