@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.core import checks
+from django.db.backends.signals import connection_created
+from django.db.models.signals import post_migrate, pre_migrate
 
 
 class PgnotifyConfig(AppConfig):
@@ -14,3 +17,27 @@ class PgnotifyConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect what must run by itself; nothing is started and no database is touched."""
+        self.connect_migrate()
+        self.connect_context()
+        self.register_checks()
+
+    def connect_migrate(self) -> None:
+        """Keep the ledger and the triggers up to date with ``migrate``."""
+        from .publish.installer import after_migrate, before_migrate
+
+        pre_migrate.connect(before_migrate, sender=self)
+        post_migrate.connect(after_migrate, sender=self)
+
+    def connect_context(self) -> None:
+        """Let each new connection carry ``event_context`` into its transactions."""
+        from .publish.context import install_context
+
+        connection_created.connect(install_context)
+
+    def register_checks(self) -> None:
+        """System checks; those that connect have the ``database`` tag."""
+        from .checks import check_databases, check_declarations, check_settings
+
+        checks.register(check_settings)
+        checks.register(check_declarations, checks.Tags.models)
+        checks.register(check_databases, checks.Tags.database)

@@ -7,31 +7,39 @@ from typing import TYPE_CHECKING, Any
 from django.db import router
 from django.db.migrations.operations.base import Operation
 
+from .exceptions import InvalidDeclaration
 from .ledger.install import install_sql, schema_for_ledger, uninstall_sql
+from .publish.registry import drop_all_sql
+from .publish.trigger import NotifyTrigger
 
 if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
     from django.db.migrations.state import ProjectState
 
 
-class InstallLedger(Operation):
-    """Make the ledger's tables and functions; reversed, drop them and every trigger first, so
-    that no write breaks. Does nothing on other databases than PostgreSQL."""
+class _DatabaseOnly(Operation):
+    """An operation that leaves the models' state alone."""
 
     reduces_to_sql = True
     reversible = True
 
     def state_forwards(self, app_label: str, state: ProjectState) -> None:
-        """The models are in the state by their own operations."""
+        """Nothing: no model changes, least of all another app's."""
+
+
+class InstallLedger(_DatabaseOnly):
+    """Make the ledger's tables and functions; reversed, drop every trigger first, so that no
+    write breaks, and then them. Does nothing on other databases than PostgreSQL."""
 
     def database_forwards(
         self,
         app_label: str,
         schema_editor: BaseDatabaseSchemaEditor,
-        from_state: Any,
-        to_state: Any,
+        from_state: ProjectState,
+        to_state: ProjectState,
     ) -> None:
-        """Run ``sql/objects.sql``."""
+        """Run ``ledger/sql/objects.sql``."""
         connection = schema_editor.connection
         if _concerns(connection, app_label):
             schema_editor.execute(install_sql(connection, schema_for_ledger(connection)), None)
@@ -40,12 +48,10 @@ class InstallLedger(Operation):
         self,
         app_label: str,
         schema_editor: BaseDatabaseSchemaEditor,
-        from_state: Any,
-        to_state: Any,
+        from_state: ProjectState,
+        to_state: ProjectState,
     ) -> None:
         """Take all triggers away, then the objects."""
-        from .publish.registry import drop_all_sql
-
         connection = schema_editor.connection
         if _concerns(connection, app_label):
             schema = schema_for_ledger(connection)
@@ -53,11 +59,105 @@ class InstallLedger(Operation):
             schema_editor.execute(uninstall_sql(connection, schema), None)
 
     def describe(self) -> str:
-        """For ``sqlmigrate`` and ``showmigrations --plan``."""
+        """For ``sqlmigrate`` and ``migrate --plan``."""
         return "Install the ledger of django_pgnotify"
 
 
-def _concerns(connection: Any, app_label: str) -> bool:
+class AddNotifyTrigger(_DatabaseOnly):
+    """Install a NotifyTrigger on a model of an app that is not yours, from a migration that is.
+
+    ``model`` is ``"app_label.Model"``; the migration must depend on one of that app's. The other
+    app's state is left alone, so ``makemigrations`` writes nothing into it. Reversible.
+
+    Raises InvalidDeclaration when applied, if the model has no such fields.
+    """
+
+    def __init__(self, model: str, trigger: NotifyTrigger) -> None:
+        if not isinstance(trigger, NotifyTrigger):
+            raise InvalidDeclaration(
+                f"{type(self).__name__}: {trigger!r} is not a NotifyTrigger."
+            )
+        self.model = model
+        self.trigger = trigger
+
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        """Create the function, triggers and registry entry."""
+        self._run("create_sql", schema_editor, to_state)
+
+    def database_backwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        """Drop them."""
+        self._run("remove_sql", schema_editor, from_state)
+
+    def describe(self) -> str:
+        """For ``sqlmigrate`` and ``migrate --plan``."""
+        return f"Add notify trigger {self.trigger.topic} to {self.model}"
+
+    @property
+    def migration_name_fragment(self) -> str:
+        """For the names of squashed and automatic migrations."""
+        return f"{self.model.replace('.', '_').lower()}_{self.trigger.topic.lower()}"
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """For squashing."""
+        return type(self).__name__, [self.model, self.trigger], {}
+
+    def _run(
+        self, method: str, schema_editor: BaseDatabaseSchemaEditor, state: ProjectState
+    ) -> None:
+        try:
+            model = state.apps.get_model(self.model)
+        except (LookupError, ValueError) as error:
+            raise InvalidDeclaration(
+                f"{type(self).__name__}: {error} Name the model as 'app_label.Model' and make the "
+                "migration depend on one of that app's."
+            ) from error
+        if router.allow_migrate_model(schema_editor.connection.alias, model):
+            statement = getattr(self.trigger, method)(model, schema_editor)
+            if statement is not None:
+                schema_editor.execute(statement, None)
+
+
+class RemoveNotifyTrigger(AddNotifyTrigger):
+    """Take away what an earlier AddNotifyTrigger installed; reversed, install it again."""
+
+    def database_forwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        """Drop the function, triggers and registry entry."""
+        self._run("remove_sql", schema_editor, from_state)
+
+    def database_backwards(
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
+    ) -> None:
+        """Create them."""
+        self._run("create_sql", schema_editor, to_state)
+
+    def describe(self) -> str:
+        """For ``sqlmigrate`` and ``migrate --plan``."""
+        return f"Remove notify trigger {self.trigger.topic} from {self.model}"
+
+
+def _concerns(connection: BaseDatabaseWrapper, app_label: str) -> bool:
     return connection.vendor == "postgresql" and router.allow_migrate(
         connection.alias, app_label
     )

@@ -1,0 +1,275 @@
+"""Install: the queries by which a trigger function turns changed rows into JSON events.
+
+Each query gives rows (head, data, tail) of JSON text: ``head || data || tail`` is an event, and
+``data`` is NULL where it would be too large to build. Aliases hold a ``~``, since a user's column
+of an alias's name would hide the row behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import models
+
+from ..groups import MAX_NAME_LENGTH
+from ..ledger.install import literal
+from .declaration import Column, Group
+
+OLD, NEW = '"~o"', '"~n"'
+EVENT_BYTES = 16 * 1024 * 1024
+INTEGER_CHARACTERS = 20  # of the longest bigint with its sign
+SMALL_CHARACTERS = (
+    10_000  # of a text column that needs no look at its size: far below EVENT_BYTES
+)
+FIXED_SIZE = (
+    models.IntegerField,
+    models.BooleanField,
+    models.UUIDField,
+    models.DateField,
+    models.TimeField,
+    models.DurationField,
+    models.FloatField,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventQueries:
+    """Builds the queries of one declaration."""
+
+    ledger: str
+    """The ledger's schema, quoted."""
+    pk: list[Column]
+    data: list[Column]
+    changed: list[Column] | None
+    groups: list[Group]
+    condition: str | None
+    """SQL over bare column names, never NULL."""
+    on: tuple[str, ...]
+    quote: Any
+    """``quote_name`` of the connection."""
+
+    @property
+    def rows_move(self) -> bool:
+        """True if an update can move a row between groups or over the condition."""
+        return self.condition is not None or any(group.of_row for group in self.groups)
+
+    def insert(self, source: str) -> str:
+        """Events of inserted rows; ``source`` is what stands in FROM."""
+        return self._plain("insert", source, NEW)
+
+    def delete(self, source: str) -> str:
+        """Events of deleted rows."""
+        return self._plain("delete", source, OLD)
+
+    def update(self, old: str, new: str) -> str:
+        """Events of updated rows: updates, and deletes and inserts where a row or its key moved."""
+        joined = (
+            f"{self._from(old, OLD)}\nFULL JOIN {self._from(new, NEW)} ON {self._same_key()}"
+        )
+        return self._moving_update(joined) if self.rows_move else self._plain_update(joined)
+
+    def groups_json(self, row: str = NEW) -> str:
+        """JSON text of the names of a row's groups."""
+        return (
+            f"{self.ledger}.pgnotify_names({self._group_array(row)})"
+            if sum(not group.template.is_static for group in self.groups) > 1
+            else self._few_groups_json(row)
+        )
+
+    def static_groups_json(self) -> str:
+        """JSON text of the groups that do not depend on a row."""
+        static = [self._group(group, NEW) for group in self.groups if not group.of_row]
+        return _array(static)
+
+    # Shapes of events
+
+    def _plain(self, kind: str, source: str, row: str) -> str:
+        head = literal(f'{{"kind":"{kind}","pk":')
+        where = f'\nWHERE {row}."~in"' if self.condition else ""
+        return (
+            f"SELECT {head} || {self._pk(row)}, {self._data(row)}, "
+            f"',\"groups\":' || {self.groups_json(row)} || '}}'\nFROM {self._from(source, row)}{where}"
+        )
+
+    def _plain_update(self, joined: str) -> str:
+        gone, came = f"{NEW}.{self._key()} IS NULL", f"{OLD}.{self._key()} IS NULL"
+        kind = f"CASE WHEN {came} THEN 'insert' WHEN {gone} THEN 'delete' ELSE 'update' END"
+        return (
+            f'SELECT \'{{"kind":"\' || {kind} || \'","pk":\' || {self._either(gone, self._pk)}, '
+            f"{self._either(gone, self._data)}, "
+            f"CASE WHEN {came} OR {gone} THEN '' ELSE {self._changed_json()} END"
+            f" || ',\"groups\":' || {self.groups_json()} || '}}'\n"
+            f"FROM {joined}\nWHERE {came} OR {gone} OR {self._differs()}"
+        )
+
+    def _moving_update(self, joined: str) -> str:
+        gone, came = f"{NEW}.{self._key()} IS NULL", f"{OLD}.{self._key()} IS NULL"
+        deleted = "\"~v\".kind = 'delete'"
+        changed = (
+            f"CASE WHEN \"~v\".kind = 'update' THEN {self._changed_json()} "
+            f"WHEN {came} OR {gone} THEN '' ELSE ',\"moved\":true' END"
+        )
+        return (
+            f'SELECT \'{{"kind":"\' || "~v".kind || \'","pk":\' || {self._either(deleted, self._pk)}, '
+            f"{self._either(deleted, self._data)}, "
+            f"{changed} || ',\"groups\":' || {self.ledger}.pgnotify_names(\"~v\".names) || '}}'\n"
+            f"FROM {joined}\n"
+            f'CROSS JOIN LATERAL (SELECT {self._inside(OLD)}, {self._inside(NEW)}) AS "~i" (old, new)\n'
+            f"CROSS JOIN LATERAL (SELECT CASE WHEN \"~i\".old THEN {self._group_array(OLD)} ELSE '{{}}' END, "
+            f'CASE WHEN "~i".new THEN {self._group_array(NEW)} ELSE \'{{}}\' END) AS "~g" (old, new)\n'
+            f'CROSS JOIN LATERAL (VALUES {self._moves()}) AS "~v" (kind, report, names)\n'
+            'WHERE "~v".report'
+        )
+
+    def _moves(self) -> str:
+        both = f'{self.ledger}.pgnotify_both("~g".old, "~g".new)'
+        only = f"{self.ledger}.pgnotify_only"
+        rows = []
+        if {"update", "delete"} & set(self.on):
+            left = f'{only}("~g".old, "~g".new)'
+            rows.append(
+                f"('delete', \"~i\".old AND (NOT \"~i\".new OR {left} <> '{{}}'), {left})"
+            )
+        if "update" in self.on:
+            stayed = f'({both} <> \'{{}}\' OR "~g".old = "~g".new)'
+            rows.append(
+                f'(\'update\', "~i".old AND "~i".new AND {stayed} AND {self._differs()}, {both})'
+            )
+        if {"update", "insert"} & set(self.on):
+            entered = f'{only}("~g".new, "~g".old)'
+            rows.append(
+                f"('insert', \"~i\".new AND (NOT \"~i\".old OR {entered} <> '{{}}'), {entered})"
+            )
+        return ",\n".join(rows)
+
+    # Pieces of SQL
+
+    def _from(self, source: str, row: str) -> str:
+        if self.condition is None:
+            return f"{source} AS {row}"
+        return f'(SELECT "~t".*, {self.condition} AS "~in" FROM {source} AS "~t") AS {row}'
+
+    def _inside(self, row: str) -> str:
+        inside = f'coalesce({row}."~in", false)' if self.condition else "true"
+        return f"{row}.{self._key()} IS NOT NULL AND {inside}"
+
+    def _key(self) -> str:
+        return str(self.quote(self.pk[0].field.column))
+
+    def _same_key(self) -> str:
+        # Text where "=" is not exact: citext keys 'A' and 'a' are two keys to a browser.
+        exact = (models.IntegerField, models.UUIDField, models.DateField)
+        conditions = []
+        for column in self.pk:
+            old, new = self._ref(OLD, column), self._ref(NEW, column)
+            if isinstance(column.target, exact):
+                conditions.append(f"{old} = {new}")
+            else:
+                conditions.append(f'{old}::text COLLATE "C" = {new}::text COLLATE "C"')
+        return " AND ".join(conditions)
+
+    def _differs(self) -> str:
+        if self.changed is None:
+            return f"{OLD} *<> {NEW}"
+        return "NOT (" + " AND ".join(self._same(column) for column in self.changed) + ")"
+
+    def _same(self, column: Column) -> str:
+        return (
+            f"{self.ledger}.pgnotify_same({self._ref(OLD, column)}, {self._ref(NEW, column)})"
+        )
+
+    def _changed_json(self) -> str:
+        names = ", ".join(
+            f"CASE WHEN NOT {self._same(column)} THEN {literal(json.dumps(column.name))} END"
+            for column in self.data
+        )
+        return f"',\"changed\":[' || concat_ws(',', {names}) || ']'"
+
+    def _either(self, condition: str, expression: Any) -> str:
+        return f"CASE WHEN {condition} THEN {expression(OLD)} ELSE {expression(NEW)} END"
+
+    def _pk(self, row: str) -> str:
+        values = [self._json(row, column) for column in self.pk]
+        return (
+            values[0] if len(values) == 1 else f"'[' || {' || chr(44) || '.join(values)} || ']'"
+        )
+
+    def _data(self, row: str) -> str:
+        pairs = []
+        for index, column in enumerate(self.data):
+            start = ',"data":{' if index == 0 else ","
+            pairs.append(
+                f"{literal(start + json.dumps(column.name) + ':')} || {self._json(row, column)}"
+            )
+        built = " || ".join([*pairs, "'}'"])
+        large = [column for column in self.data if may_be_large(column)]
+        if not large:
+            return built
+        size = " + ".join(
+            f"coalesce(pg_column_size({self._ref(row, column)}), 0)::bigint" for column in large
+        )
+        return f"CASE WHEN {size} <= {EVENT_BYTES} THEN {built} END"
+
+    def _json(self, row: str, column: Column) -> str:
+        return f"{self.ledger}.pgnotify_json({self._ref(row, column)})"
+
+    def _ref(self, row: str, column: Column) -> str:
+        return f"{row}.{self.quote(column.field.column)}"
+
+    # Groups
+
+    def _group_array(self, row: str) -> str:
+        names = ", ".join(self._group(group, row) for group in self.groups)
+        distinct = f"array_remove(ARRAY[{names}]::text[], NULL)"
+        return f"{self.ledger}.pgnotify_only({distinct}, '{{}}')"
+
+    def _few_groups_json(self, row: str) -> str:
+        return _array([self._group(group, row) for group in self.groups])
+
+    def _group(self, group: Group, row: str) -> str:
+        template = group.template
+        if template.is_static:
+            return literal(template.text)
+        literals = [text for text, _ in template.parts]
+        literals += [""] * (len(group.columns) + 1 - len(literals))
+        values = [self._value_text(column, row) for column in group.columns]
+        if len(values) == 1 and (value := self._short_value(group, values[0])):
+            return f"({literal(literals[0])} || {value} || {literal(literals[1])})"
+        arrays = ", ".join(literal(text) for text in literals), ", ".join(values)
+        return f"{self.ledger}.pgnotify_group(ARRAY[{arrays[0]}], ARRAY[{arrays[1]}])"
+
+    def _value_text(self, column: Column | None, row: str) -> str:
+        if column is None:
+            return "_pgn_schema"
+        reference = self._ref(row, column)
+        if isinstance(column.target, models.DateField):
+            return f"to_char({reference}, 'YYYY-MM-DD')"  # ::text would follow DateStyle
+        return f"{reference}::text"
+
+    def _short_value(self, group: Group, value: str) -> str | None:
+        column = group.columns[0]
+        room = MAX_NAME_LENGTH - sum(len(text) for text, _ in group.template.parts)
+        if column is None:
+            return None
+        if isinstance(column.target, models.IntegerField) and room >= INTEGER_CHARACTERS:
+            return value
+        length = getattr(column.target, "max_length", None)
+        if length is not None and length <= room:
+            return f"{self.ledger}.pgnotify_group_part({value}, true)"
+        return None
+
+
+def may_be_large(column: Column) -> bool:
+    """True if a value of the column could pass the size of an event."""
+    target = column.target
+    if isinstance(target, FIXED_SIZE):
+        return False
+    length = getattr(target, "max_length", None)
+    return length is None or length > SMALL_CHARACTERS
+
+
+def _array(names: list[str]) -> str:
+    quoted = ", ".join(f"'\"' || {name} || '\"'" for name in names)
+    return f"('[' || concat_ws(',', {quoted}) || ']')" if names else "'[]'"

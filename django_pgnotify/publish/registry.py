@@ -1,0 +1,206 @@
+"""Install: which triggers ought to stand in a database, which do, and what sets them right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from django.db import router
+
+from ..ledger.install import literal, schema_of_ledger
+from .compiler import Compiler
+from .trigger import NotifyTrigger
+
+if TYPE_CHECKING:
+    from django.apps.registry import Apps
+    from django.db import models
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    Declared = tuple[type[models.Model], NotifyTrigger]
+
+Problem = Literal["missing", "outdated", "disabled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """A declared trigger that does not stand in the database as it should."""
+
+    model: type[models.Model]
+    trigger: NotifyTrigger
+    problem: Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """A trigger of ours as the database has it."""
+
+    version: str
+    enabled: bool
+
+
+def declared(connection: BaseDatabaseWrapper, apps: Apps) -> Iterator[Declared]:
+    """The triggers in the models' ``Meta`` that migrate into this database."""
+    for model in apps.get_models(include_auto_created=True):
+        if router.allow_migrate_model(connection.alias, model):
+            for constraint in model._meta.constraints:
+                if isinstance(constraint, NotifyTrigger):
+                    yield model, constraint
+
+
+def all_declared(connection: BaseDatabaseWrapper, apps: Apps) -> list[Declared]:
+    """Those in ``Meta`` and those of applied AddNotifyTrigger operations. The migrations are read
+    only if the registry knows a trigger that no model declares."""
+    found = list(declared(connection, apps))
+    names = {trigger.topic for _, trigger in found}
+    if any(name not in names for _, name in installed(connection)):
+        found += [
+            pair
+            for pair in _added_by_operations(connection, apps)
+            if pair[1].topic not in names
+        ]
+    return found
+
+
+def _added_by_operations(connection: BaseDatabaseWrapper, apps: Apps) -> Iterator[Declared]:
+    from django.db.migrations.loader import MigrationLoader
+
+    from ..operations import AddNotifyTrigger, RemoveNotifyTrigger
+
+    loader = MigrationLoader(connection, ignore_no_migrations=True)
+    added: dict[str, tuple[str, NotifyTrigger]] = {}
+    plan = [
+        key for leaf in loader.graph.leaf_nodes() for key in loader.graph.forwards_plan(leaf)
+    ]
+    for key in dict.fromkeys(plan):
+        if key not in loader.applied_migrations:
+            continue
+        for operation in loader.graph.nodes[key].operations:
+            if isinstance(operation, AddNotifyTrigger):
+                added[operation.trigger.topic] = (operation.model, operation.trigger)
+            elif isinstance(operation, RemoveNotifyTrigger):
+                added.pop(operation.trigger.topic, None)
+    for label, trigger in added.values():
+        try:
+            yield apps.get_model(label), trigger
+        except LookupError:
+            continue
+
+
+def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str], Installed]:
+    """What stands in the database by (qualified table, name); empty without a ledger. An entry
+    that names another table than its oid (after a rename or a restore) is outdated."""
+    schema = schema_of_ledger(connection)
+    if schema is None:
+        return {}
+    registry = f"{connection.ops.quote_name(schema)}.django_pgnotify_trigger"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT quote_ident(s.nspname) || '.' || quote_ident(c.relname), r.name,"
+            ' CASE WHEN (s.nspname, c.relname) = (r.schema, r."table") AND c.oid = r.relation'
+            " THEN r.version ELSE '' END, bool_and(t.tgenabled <> 'D')"
+            f" FROM {registry} AS r"  # noqa: S608 - a quoted name
+            ' JOIN pg_class c ON c.oid = r.relation OR c.relname = r."table"'
+            " JOIN pg_namespace s ON s.oid = c.relnamespace"
+            " JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgfoid = to_regprocedure(r.function)"
+            " GROUP BY 1, 2, 3"
+        )
+        return {
+            (row[0], row[1]): Installed(version=row[2], enabled=row[3])
+            for row in cursor.fetchall()
+        }
+
+
+def drift(connection: BaseDatabaseWrapper, apps: Apps) -> list[Drift]:
+    """Declared triggers on tables that exist, but that are missing, outdated or disabled."""
+    there = installed(connection)
+    with connection.schema_editor(collect_sql=True, atomic=False) as editor:
+        compilers = [Compiler(t, model, editor) for model, t in all_declared(connection, apps)]
+        found = ((compiler, _problem(compiler, there)) for compiler in compilers)
+        return [
+            Drift(model=compiler.model, trigger=compiler.trigger, problem=problem)
+            for compiler, problem in found
+            if problem is not None
+        ]
+
+
+def shared_names(connection: BaseDatabaseWrapper) -> list[tuple[str, list[str]]]:
+    """Names that stand in several schemas without ``{schema}`` in each group, with the schemas."""
+    schema = schema_of_ledger(connection)
+    if schema is None:
+        return []
+    registry = f"{connection.ops.quote_name(schema)}.django_pgnotify_trigger"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT name, array_agg(DISTINCT schema)"
+            f" FROM {registry}"  # noqa: S608 - a quoted name
+            " GROUP BY name HAVING count(DISTINCT schema) > 1 AND bool_or(EXISTS ("
+            " SELECT FROM jsonb_array_elements_text(declaration -> 'groups') AS g"
+            " WHERE strpos(g, '{schema}') = 0))"
+        )
+        return list(cursor.fetchall())
+
+
+def _problem(compiler: Compiler, there: dict[tuple[str, str], Installed]) -> Problem | None:
+    if not compiler.relation.exists:
+        return None
+    entry = there.get((compiler.relation.qualified, compiler.trigger.topic))
+    if entry is None:
+        return "missing"
+    if entry.version != compiler.version:
+        return "outdated"
+    return None if entry.enabled else "disabled"
+
+
+def refresh(connection: BaseDatabaseWrapper, apps: Apps) -> None:
+    """Install what is missing or outdated, then collect functions that no trigger uses any more.
+    Two queries a trigger when nothing changed."""
+    for item in drift(connection, apps):
+        if item.problem != "disabled":
+            with connection.schema_editor(atomic=True) as editor:
+                editor.execute(Compiler(item.trigger, item.model, editor).create(), None)
+    collect_orphans(connection)
+
+
+def collect_orphans(connection: BaseDatabaseWrapper) -> None:
+    """Drop our functions that no trigger uses (dropping a table orphans them), and their entries."""
+    schema = schema_of_ledger(connection)
+    if schema is not None:
+        with connection.cursor() as cursor:
+            cursor.execute(_drop_functions_sql(connection, schema, orphans_only=True))
+
+
+def drop_all_sql(connection: BaseDatabaseWrapper, schema: str) -> str:
+    """Drop every trigger that writes this ledger, wherever it stands, and its function."""
+    return _drop_functions_sql(connection, schema, orphans_only=False)
+
+
+def _drop_functions_sql(
+    connection: BaseDatabaseWrapper, schema: str, *, orphans_only: bool
+) -> str:
+    quoted = connection.ops.quote_name(schema)
+    in_use = "EXISTS (SELECT FROM pg_catalog.pg_trigger AS t WHERE t.tgfoid = p.oid)"
+    which = f"AND NOT {in_use}" if orphans_only else ""
+    return f"""
+DO $pgnotify$
+DECLARE
+    func regprocedure;
+    target record;
+BEGIN
+    FOR func IN SELECT p.oid FROM pg_catalog.pg_proc AS p
+        WHERE p.prorettype = 'trigger'::regtype {which}
+            AND pg_catalog.obj_description(p.oid, 'pg_proc') = 'django_pgnotify'
+            AND pg_catalog.strpos(p.prosrc, {literal(quoted + ".django_pgnotify_ledger")}) > 0
+    LOOP
+        FOR target IN SELECT tgname, tgrelid::regclass AS relation FROM pg_catalog.pg_trigger
+            WHERE tgfoid = func AND tgparentid = 0
+        LOOP
+            EXECUTE 'DROP TRIGGER ' || pg_catalog.quote_ident(target.tgname) || ' ON ' || target.relation;
+        END LOOP;
+        EXECUTE 'DROP FUNCTION ' || func;
+    END LOOP;
+    IF to_regclass({literal(quoted + ".django_pgnotify_trigger")}) IS NOT NULL THEN
+        DELETE FROM {quoted}.django_pgnotify_trigger WHERE to_regprocedure(function) IS NULL;
+    END IF;
+END $pgnotify$;
+"""
