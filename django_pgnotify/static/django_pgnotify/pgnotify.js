@@ -1,0 +1,395 @@
+/**
+ * The browser's end of the journey: one socket, any number of groups, nothing missed and
+ * nothing seen twice.
+ *
+ *     import { PgNotify } from "/static/django_pgnotify/pgnotify.js";
+ *
+ *     const feed = new PgNotify("/ws/orders/");
+ *     feed.on("status", (status) => console.log(status));
+ *     const orders = feed.subscribe("orders", {
+ *       snapshot(rows) { ... },                 // the state to begin with, if the server gives one
+ *       events(events, { position, more }) { ... },
+ *       reset(reason) { ... },                  // some events are gone: read your state again
+ *     });
+ *
+ * It reconnects by itself, and resumes each group from the position it had reached.
+ */
+
+/** @typedef {"connecting" | "live" | "reconnecting" | "closed"} Status */
+
+/**
+ * One thing that happened on the server.
+ * @typedef {Object} PgEvent
+ * @property {string} id Unique, and the same in every replay.
+ * @property {string} topic The trigger's name, or the topic given to `notify()`.
+ * @property {"insert" | "update" | "delete" | "truncate" | "message"} kind
+ * @property {?string} model For instance "shop.order"; null for messages.
+ * @property {*} pk The row's primary key; a list if it is composite.
+ * @property {*} [data] The declared fields; absent if `truncated`.
+ * @property {string[]} changed For updates, the declared fields that differ.
+ * @property {string} at When it was written: ISO 8601, UTC.
+ * @property {Object} [context] The declared keys of `event_context`.
+ * @property {boolean} [moved] The row came from, or went to, another group.
+ * @property {boolean} [truncated] Too large to carry its data: read the row.
+ */
+
+/**
+ * @typedef {Object} Handlers All are optional; one that throws disturbs nobody.
+ * @property {(info: {recovered: ?boolean, position: string}) => void} [subscribed]
+ *   The group is live. `recovered` is true after a gapless resume, false if a reset
+ *   follows, null for a first subscription.
+ * @property {(rows: Object[], info: {position: string, more: boolean}) => void} [snapshot]
+ *   The rows as they were where the events go on.
+ * @property {(events: PgEvent[], info: {position: string, more: boolean}) => void} [events]
+ *   `more` says that further events of the same transaction follow at once.
+ * @property {(reason: string, info: {position: string}) => void} [reset]
+ *   Events are missing. Show the state anew: by the snapshot that follows, or your own
+ *   reading. After "revoked" the subscription has ended.
+ * @property {(error: {code: string, message: string}) => void} [error]
+ *   The server refused the group; the subscription has ended.
+ */
+
+/** Milliseconds; any of them can be given as an option of `new PgNotify(url, options)`. */
+const TIMING = {
+  /** Before the first attempt to reconnect; doubled, with jitter, for each further one. */
+  reconnectMin: 250,
+  /** The longest wait between two attempts. */
+  reconnectMax: 30_000,
+  /** A connection that lived this long was a good one: the wait begins small again. */
+  stable: 5_000,
+  /** The handshake may take this long: a frozen server accepts and says nothing. */
+  open: 10_000,
+  /** After this silence the server is asked whether it lives... */
+  silence: 25_000,
+  /** ...and has this long to say anything at all. */
+  answer: 10_000,
+};
+
+/**
+ * Event ids kept per group. In the middle of a batch all of its ids matter, since a resume
+ * repeats the batch; once the position has moved on, only a few stragglers do.
+ */
+const IDS_WITHIN_BATCH = 250_000;
+const IDS_AFTER_BATCH = 5_000;
+
+/** A connection to one consumer. It opens at once, and stays until `close()`. */
+export class PgNotify {
+  #url;
+  #timing;
+  #socket = null;
+  #subscriptions = new Map();
+  #listeners = { status: new Set(), error: new Set() };
+  #status = "closed";
+  #attempts = 0;
+  #openedAt = Infinity;
+  #timer = undefined;
+  #wake = () => this.#awaken();
+
+  /**
+   * @param {string | URL} url Of the consumer; a relative one belongs to this page's host.
+   * @param {Partial<typeof TIMING>} [options]
+   */
+  constructor(url, options = {}) {
+    this.#url = socketUrl(url);
+    this.#timing = { ...TIMING, ...options };
+    this.open();
+  }
+
+  /** @returns {Status} "live" when every subscription has been answered. */
+  get status() {
+    return this.#status;
+  }
+
+  /**
+   * Follow a group, from now or from a stored position.
+   * @param {string} group
+   * @param {Handlers} handlers
+   * @param {{since?: string}} [options]
+   * @returns {Subscription}
+   */
+  subscribe(group, handlers, { since } = {}) {
+    if (this.#subscriptions.has(group)) throw new Error(`already subscribed to ${group}`);
+    const subscription = new Subscription(group, handlers, since, () => this.#forget(group));
+    this.#subscriptions.set(group, subscription);
+    if (this.#isOpen()) this.#send(subscription.request());
+    this.#settle();
+    return subscription;
+  }
+
+  /**
+   * Listen to "status" (status, {attempt, delay}) or "error" ({code, message, group}).
+   * @param {"status" | "error"} name
+   * @param {Function} listener
+   * @returns {() => void} Stops listening.
+   */
+  on(name, listener) {
+    this.#listeners[name].add(listener);
+    return () => this.#listeners[name].delete(listener);
+  }
+
+  /** Connect again after `close()`; each group resumes from its position. */
+  open() {
+    if (this.#status !== "closed") return;
+    for (const [target, name] of wakers()) target.addEventListener(name, this.#wake);
+    this.#attempts = 0;
+    this.#setStatus("connecting");
+    this.#connect();
+  }
+
+  /** Disconnect and stay so. Subscriptions keep their positions for `open()`. */
+  close() {
+    for (const [target, name] of wakers()) target.removeEventListener(name, this.#wake);
+    this.#drop();
+    this.#setStatus("closed");
+  }
+
+  #connect() {
+    const socket = new WebSocket(this.#url);
+    this.#socket = socket;
+    // A socket that was given up may still speak: only the present one is heard.
+    const present = (handler) => (event) => socket === this.#socket && handler(event);
+    socket.onopen = present(() => this.#opened());
+    socket.onmessage = present((event) => this.#heard(event.data));
+    socket.onclose = present(() => this.#lost());
+    this.#after(this.#timing.open, () => this.#lost());
+  }
+
+  #opened() {
+    this.#openedAt = Date.now();
+    for (const subscription of this.#subscriptions.values()) this.#send(subscription.request());
+    this.#expectFrames();
+    this.#settle();
+  }
+
+  #heard(text) {
+    this.#expectFrames();
+    const frame = parse(text);
+    if (frame === null) {
+      this.#emit("error", { code: "bad_frame", message: "the server sent no frame" });
+    } else if (frame.type === "ping") {
+      this.#send({ type: "pong" });
+    } else {
+      this.#subscriptions.get(frame.group)?.receive(frame);
+      if (frame.type === "error") this.#emit("error", frame);
+      this.#removeEnded(frame.group);
+      this.#settle();
+    }
+  }
+
+  #lost() {
+    if (Date.now() - this.#openedAt >= this.#timing.stable) this.#attempts = 0;
+    this.#drop();
+    const { reconnectMin, reconnectMax } = this.#timing;
+    const delay = backoff(this.#attempts++, reconnectMin, reconnectMax);
+    this.#after(delay, () => this.#connect());
+    this.#setStatus("reconnecting", { attempt: this.#attempts, delay });
+  }
+
+  #drop() {
+    const socket = this.#socket;
+    this.#socket = null;
+    this.#openedAt = Infinity;
+    clearTimeout(this.#timer);
+    for (const subscription of this.#subscriptions.values()) subscription.pause();
+    socket?.close();
+  }
+
+  /** The page is seen again, or the network is back: do not wait for any timer. */
+  #awaken() {
+    if (globalThis.document?.visibilityState === "hidden") return;
+    if (this.#isOpen()) this.#askForLife();
+    else if (this.#socket === null) {
+      clearTimeout(this.#timer);
+      this.#connect();
+    }
+  }
+
+  #expectFrames() {
+    this.#after(this.#timing.silence, () => this.#askForLife());
+  }
+
+  #askForLife() {
+    this.#send({ type: "ping" });
+    this.#after(this.#timing.answer, () => this.#lost());
+  }
+
+  /** There is one timer: each of its uses ends the one before. */
+  #after(milliseconds, action) {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(action, milliseconds);
+  }
+
+  #forget(group) {
+    if (!this.#subscriptions.delete(group)) return;
+    if (this.#isOpen()) this.#send({ type: "unsubscribe", group });
+    this.#settle();
+  }
+
+  #removeEnded(group) {
+    if (this.#subscriptions.get(group)?.ended) this.#subscriptions.delete(group);
+  }
+
+  #settle() {
+    const waiting = [...this.#subscriptions.values()].some((one) => !one.live);
+    if (this.#isOpen() && !waiting) this.#setStatus("live");
+  }
+
+  #setStatus(status, info = {}) {
+    if (status === this.#status && status !== "reconnecting") return;
+    this.#status = status;
+    this.#emit("status", status, info);
+  }
+
+  #emit(name, ...values) {
+    for (const listener of this.#listeners[name]) guarded(() => listener(...values));
+  }
+
+  #isOpen() {
+    return this.#socket?.readyState === WebSocket.OPEN;
+  }
+
+  #send(frame) {
+    this.#socket.send(JSON.stringify(frame));
+  }
+}
+
+/** One followed group; made by `feed.subscribe()`. */
+class Subscription {
+  #handlers;
+  #leave;
+  #seen = new Set();
+
+  constructor(group, handlers, since, leave) {
+    this.group = group;
+    /** Where this subscription stands: keep it to go on from here after a page load. */
+    this.position = since ?? null;
+    this.live = false;
+    this.ended = false;
+    this.#handlers = handlers;
+    this.#leave = leave;
+  }
+
+  /** Stop following the group. */
+  unsubscribe() {
+    this.#end();
+    this.#leave();
+  }
+
+  /** The connection is gone; the position stays. */
+  pause() {
+    this.live = false;
+  }
+
+  /** The frame that asks the server for this group. */
+  request() {
+    const since = this.position === null ? {} : { since: this.position };
+    return { type: "subscribe", group: this.group, ...since };
+  }
+
+  /** Take a frame of this group. */
+  receive(frame) {
+    const take = { subscribed, snapshot, events, reset, error }[frame.type];
+    if (this.ended || take === undefined) return;
+    // Before its `subscribed`, a frame belongs to an earlier subscription of this group.
+    if (!this.live && take === events) return;
+    // A frame's position is where we stand after it, within a batch that of before it.
+    if (typeof frame.position === "string") this.position = frame.position;
+    take.call(this, frame, { position: this.position, more: frame.more === true });
+  }
+
+  /** Keep those events that were not seen yet. */
+  fresh(events, more) {
+    const isNew = (event) => isObject(event) && !this.#seen.has(event.id);
+    const fresh = events.filter((event) => isNew(event) && this.#seen.add(event.id));
+    const limit = more ? IDS_WITHIN_BATCH : IDS_AFTER_BATCH;
+    // A set goes through its members oldest first.
+    for (const id of this.#seen) {
+      if (this.#seen.size <= limit) break;
+      this.#seen.delete(id);
+    }
+    return fresh;
+  }
+
+  /** Call one of the page's handlers. */
+  tell(name, ...values) {
+    guarded(() => this.#handlers[name]?.(...values));
+  }
+
+  /** The server has dropped the group. */
+  refuse() {
+    this.#end();
+  }
+
+  #end() {
+    this.live = false;
+    this.ended = true;
+  }
+}
+
+// What each type of frame does to a subscription, which is `this`.
+
+function subscribed(frame, { position }) {
+  this.live = true;
+  this.tell("subscribed", { recovered: frame.recovered ?? null, position });
+}
+
+function snapshot(frame, info) {
+  if (Array.isArray(frame.data)) this.tell("snapshot", frame.data, info);
+}
+
+function events(frame, info) {
+  if (!Array.isArray(frame.events)) return;
+  const fresh = this.fresh(frame.events, info.more);
+  if (fresh.length > 0) this.tell("events", fresh, info);
+}
+
+function reset(frame, { position }) {
+  if (frame.reason === "revoked") this.refuse();
+  this.tell("reset", frame.reason, { position });
+}
+
+function error(frame) {
+  if (this.live) return; // about some other request: the feed's "error" listeners hear it
+  this.refuse();
+  this.tell("error", { code: frame.code, message: frame.message });
+}
+
+/** The exponential wait before attempt `n` (from 0), of which the last half is by chance. */
+function backoff(n, min, max) {
+  const longest = Math.min(max, min * 2 ** n);
+  return longest * (0.5 + Math.random() / 2);
+}
+
+function socketUrl(url) {
+  const absolute = new URL(url, globalThis.location?.href);
+  absolute.protocol = absolute.protocol.replace(/^http/, "ws");
+  return absolute.href;
+}
+
+/** The events after which a sleeping connection is looked at again. */
+function wakers() {
+  const pairs = [[globalThis, "online"], [globalThis, "pageshow"]];
+  return globalThis.document ? [...pairs, [document, "visibilitychange"]] : pairs;
+}
+
+function parse(text) {
+  try {
+    const frame = JSON.parse(text);
+    return isObject(frame) && typeof frame.type === "string" ? frame : null;
+  } catch {
+    return null;
+  }
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** A handler of the page must not break the connection: its error goes to the console. */
+function guarded(action) {
+  try {
+    action();
+  } catch (problem) {
+    reportError(problem);
+  }
+}
