@@ -1,0 +1,1 @@
+"""The whole journey, seen from a real browser."""
