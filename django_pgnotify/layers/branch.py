@@ -11,6 +11,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..conf import settings
 from .envelope import (
@@ -144,7 +145,8 @@ class Branch:
         if len(payload) > PAYLOAD_MAX_BYTES:
             # Stored by a statement of its own: a transaction that writes and notifies holds
             # a cluster-wide lock while its WAL is flushed.
-            payload = envelope.sealed(pg_channel, row=await self._store.store(body))
+            stored = replace(envelope, row=await self._store.store(body))
+            payload = stored.sealed(pg_channel)
         await self._sender.execute(NOTIFY, (pg_channel, payload))
 
     async def _announce(self, name: str) -> None:

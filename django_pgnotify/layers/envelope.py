@@ -56,18 +56,15 @@ class Envelope:
     target: str
     """A group, a specific name or a plain name."""
     body: str
-    """The encoded message, or a reference to the row that holds it."""
+    """The encoded message; empty in an opened envelope whose body is stored."""
+    row: int | None = None
+    """The id of the stored body, None if the body is here."""
     signature: str = ""
 
-    @property
-    def row(self) -> int | None:
-        """Return the id of the stored body, None if the body is here."""
-        return int(self.body.removeprefix(REFERENCE)) if self.body[:1] == REFERENCE else None
-
-    def sealed(self, pg_channel: str, row: int | None = None) -> str:
-        """Return the payload for `pg_channel`; with `row`, a reference replaces the body."""
+    def sealed(self, pg_channel: str) -> str:
+        """Return the payload for `pg_channel`; with a row, a reference stands for the body."""
         signature = self._sign(pg_channel, self.body, settings.SECRET_KEY)
-        body = self.body if row is None else f"{REFERENCE}{row}"
+        body = self.body if self.row is None else f"{REFERENCE}{self.row}"
         target = json.dumps(self.target)
         return f"{VERSION} {signature} {self.origin} {self.kind} {target} {body}"
 
@@ -89,14 +86,15 @@ def opened(payload: str) -> Envelope | None:
     """Return the envelope in `payload`, None if it has not our shape."""
     try:
         version, signature, origin, kind, target, body = payload.split(" ", 5)
+        is_stored = body.startswith(REFERENCE)
         envelope = Envelope(
             origin=origin,
             kind=Kind(kind),
             target=str(json.loads(target)),
-            body=body,
+            body="" if is_stored else body,
+            row=int(body.removeprefix(REFERENCE)) if is_stored else None,
             signature=signature,
         )
-        envelope.row  # noqa: B018 - a reference that is no number is refused here
     except (ValueError, RecursionError):
         return None
     return envelope if version == VERSION else None

@@ -46,8 +46,9 @@ class Losses:
             return
         self._warned_of_refusal = True
         logger.warning(
-            "ignored a notification on %s that is not signed with SECRET_KEY: either a"
-            " role of this database forges them, or processes differ in SECRET_KEY; said once",
+            "ignored a notification on %s that is not signed with SECRET_KEY, or whose stored"
+            " body is gone: either a role of this database forges them, or processes differ in"
+            " SECRET_KEY; said once",
             pg_channel,
             extra={"action": "layer_refused"},
         )
