@@ -67,7 +67,7 @@ async def read_range_with_xids(
     """The rows that `upto` sees and `after` did not, by id, each with its transaction's xid.
 
     With `groups`, rows that can't concern one of them are left out as far as that is cheap;
-    truncates and control rows are always there. Rows are streamed in a transaction on this
+    templated and control rows are always there. Rows are streamed in a transaction on this
     connection; close the iterator if you leave it early. Raises Expired, after the last row,
     if some may have been trimmed: what was read is then incomplete.
     """
@@ -92,7 +92,7 @@ RANGE: LiteralString = """
 """
 # A quoted group name stands in the JSON text as it is, since it needs no escape.
 CONCERNS: LiteralString = """
-        AND (starts_with(topic, 'pgnotify.') OR strpos(changes, '"truncate"') > 0
+        AND (starts_with(topic, 'pgnotify.') OR strpos(changes, '"templates":') > 0
             OR EXISTS (SELECT FROM unnest(%(groups)s::text[]) AS name
                 WHERE strpos(changes, name) > 0))
 """

@@ -58,7 +58,8 @@ class Change:
     groups: tuple[str, ...]
     """Groups that get it."""
     templates: tuple[str, ...] = ()
-    """Truncates only: the templated groups, as declared."""
+    """Groups named by template, as declared: of truncates, and of statements whose rows could
+    not be read."""
 
 
 def changes_of(row: LedgerRow) -> list[Change]:
@@ -158,9 +159,9 @@ def _for_the_wire(obj: dict[str, Json]) -> dict[str, Json]:
 
 
 def _groups(names: Json, row: LedgerRow) -> tuple[str, ...]:
-    """The valid names: a channel layer would refuse another one again and again."""
+    """The valid names, each once: a channel layer would refuse another one again and again."""
     valid = []
-    for name in _list(names):
+    for name in dict.fromkeys(map(str, _list(names))):
         try:
             valid.append(check_group(name))
         except InvalidGroup as error:
