@@ -60,7 +60,8 @@ class Event:
         return cls(**{**known, **extra})
 
     def to_json(self) -> dict[str, Json]:
-        """The object that a browser gets; absent where empty: data, context, moved, truncated."""
+        """The object that a browser gets; data is absent if truncated, and context, moved and
+        truncated are where they say nothing."""
         obj: dict[str, Json] = {
             "id": self.id,
             "topic": self.topic,
@@ -87,13 +88,18 @@ class Event:
         except LookupError:
             return None
 
-    def python_data(self) -> dict[str, Any]:
-        """``data`` with each declared field converted by the model's field: Decimal, datetime, UUID."""
+    def python_data(self) -> Any:
+        """``data`` with each field converted by the model's field: Decimal, datetime, UUID.
+
+        What no field explains, the data of messages above all, is given as it is; {} if there
+        is no data.
+        """
         from .values import to_python
 
+        if not isinstance(self.data, dict):
+            return {} if self.data is None else self.data
         model = self.get_model()
-        data = self.data or {}
-        return {name: to_python(model, name, value) for name, value in data.items()}
+        return {name: to_python(model, name, value) for name, value in self.data.items()}
 
     def get_object(self) -> Model | None:
         """Read the row as it is now; None if it is gone or there is no model."""

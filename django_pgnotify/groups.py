@@ -8,6 +8,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from enum import Enum
 from functools import cached_property
 from typing import Any
 from uuid import UUID
@@ -60,6 +61,8 @@ def group_name(template: str, *args: Any, **kwargs: Any) -> str:
 
 def value_text(value: object) -> str:
     """The text of a value as PostgreSQL's cast to text gives it."""
+    if isinstance(value, Enum):
+        value = value.value
     match value:
         case bool():
             return "true" if value else "false"
@@ -70,7 +73,8 @@ def value_text(value: object) -> str:
         case date() if not isinstance(value, datetime):
             return value.isoformat()
     raise InvalidGroup(
-        f"{value!r:.200} can't stand in a group name: use an integer, text, a UUID, a boolean or a date."
+        f"{value!r:.200} can't stand in a group name: "
+        "use an integer, text, a UUID, a boolean or a date."
     )
 
 
@@ -164,7 +168,7 @@ class GroupTemplate:
 
 
 def wire_name(group: str, alias: str) -> str:
-    """The group's name in the channel layer: other databases than ``default`` prefix their alias."""
+    """The group's name in the channel layer: databases but ``default`` prefix their alias."""
     if alias == DEFAULT_DB_ALIAS:
         return group
     name = f"{alias}.{group}"

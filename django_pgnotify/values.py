@@ -1,0 +1,256 @@
+"""Values: the one rule by which Python values become JSON, and JSON becomes Python values.
+
+The SQL functions ``pgnotify_json`` follow the same rule; a test runs both over all fields.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
+
+from django.conf import settings
+from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.db import models
+from django.utils import timezone
+from django.utils.duration import duration_iso_string
+from django.utils.functional import Promise
+
+from .events import Json
+from .exceptions import InvalidEvent
+
+if TYPE_CHECKING:
+    from django.db.models import Model
+
+AnyField: TypeAlias = Any
+"""A model field; django-stubs knows no attributes of composite, array and range fields."""
+
+MAX_SAFE_INTEGER = 2**53 - 1
+"""The largest integer that JavaScript's numbers hold exactly."""
+
+
+def to_json_value(value: Any, path: str = "data") -> Json:
+    """A Python value as JSON that is safe for JavaScript; ``path`` names it in errors.
+
+    Dicts and sequences follow their elements; a model instance is its key. Raises InvalidEvent
+    for what has no place in JSON.
+    """
+    match value:
+        case None | bool():
+            return value
+        case Enum():
+            return to_json_value(value.value, path)
+        case str() | Promise() | UUID():
+            return str(value)
+        case int():
+            return int(value) if abs(value) <= MAX_SAFE_INTEGER else str(int(value))
+        case float():
+            return float(value) if math.isfinite(value) else None
+        case Decimal():
+            return _decimal_json(value)
+        case datetime() | date() | time():
+            return _time_json(value, path)
+        case timedelta():
+            return duration_iso_string(value)
+        case bytes() | bytearray() | memoryview():
+            return base64.b64encode(value).decode()
+        case Mapping():
+            return {
+                _key(key, path): to_json_value(item, f"{path}[{key!r:.50}]")
+                for key, item in value.items()
+            }
+        case models.Model():
+            return pk_json(value)
+    if _is_range(value):
+        return _range_json(value, to_json_value)
+    if isinstance(value, Sequence):
+        return [to_json_value(item, f"{path}[{i}]") for i, item in enumerate(value)]
+    raise InvalidEvent(
+        f"{path} is {value!r:.200}, a {type(value).__name__}: an event carries None, booleans, "
+        "numbers, text, UUIDs, dates, times, durations, bytes, ranges, dicts, lists and tuples."
+    )
+
+
+def field_json(field: AnyField, value: Any) -> Json:
+    """The JSON of a model field's value: what PostgreSQL's ``pgnotify_json(column)`` gives once
+    it is saved. Raises InvalidEvent, or the field's own error, for what could not be saved."""
+    field = _column(field)
+    if value is None:
+        return None
+    if isinstance(field, models.CompositePrimaryKey):
+        return [field_json(part, item) for part, item in zip(field.fields, value, strict=True)]
+    if isinstance(field, models.JSONField):
+        return _untouched(field, value)
+    if hasattr(field, "range_type"):
+        return _range_json(
+            value, lambda bound: field_json(field.base_field, bound), _step(field.base_field)
+        )
+    if hasattr(field, "base_field"):
+        return [field_json(field.base_field, item) for item in value]
+    return to_json_value(prepared(field, value), path=field.name)
+
+
+def prepared(field: AnyField, value: Any) -> Any:
+    """The value of the type that the column stores, whatever the instance held: text for a
+    number, a naive datetime, an unrounded Decimal."""
+    field = _column(field)
+    if isinstance(field, models.DateTimeField) and isinstance(value, datetime):
+        if timezone.is_naive(value):
+            value = timezone.make_aware(value, timezone.get_default_timezone())
+        return value
+    if isinstance(field, models.DurationField | models.BinaryField):
+        return field.to_python(value)
+    value = field.get_prep_value(value)
+    places = getattr(field, "decimal_places", None)
+    if isinstance(value, Decimal) and places is not None and value.is_finite():
+        value = value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP)
+    return value
+
+
+def pk_json(instance: Model) -> Json:
+    """The instance's primary key as JSON; a composite key is a list."""
+    return field_json(instance._meta.pk, instance.pk)
+
+
+def find_field(model: type[Model] | None, name: str) -> AnyField:
+    """The model's own field of that name or attname; None if there is no such field."""
+    try:
+        field = model._meta.get_field(name) if model else None
+    except FieldDoesNotExist:
+        return None
+    return field if isinstance(field, models.Field) else None
+
+
+def to_python(model: type[Model] | None, name: str, value: Json) -> Any:
+    """The Python value of a JSON value by the model's field (name or attname); a value of no
+    field, or one that the field no longer understands, is given back as it is."""
+    field = find_field(model, name)
+    return value if field is None else _from_json(field, value)
+
+
+def pk_to_python(model: type[Model], pk: Json) -> Any:
+    """The Python value of a JSON key; a composite key's list becomes a tuple."""
+    return _from_json(model._meta.pk, pk)
+
+
+def _from_json(field: AnyField, value: Json) -> Any:
+    field = _column(field)
+    if value is None or isinstance(field, models.JSONField | models.FileField):
+        return value
+    try:
+        if isinstance(field, models.CompositePrimaryKey):
+            return tuple(
+                _from_json(part, v) for part, v in zip(field.fields, value, strict=True)
+            )
+        if isinstance(field, models.ManyToManyField):
+            return [_from_json(field.related_model._meta.pk, item) for item in value]
+        if hasattr(field, "range_type"):
+            return _range_from_json(field, value)
+        if hasattr(field, "base_field"):
+            return [_from_json(field.base_field, item) for item in value]
+        return _scalar_from_json(field, value)
+    except (ValidationError, ValueError, TypeError, KeyError):
+        return value
+
+
+def _scalar_from_json(field: AnyField, value: Json) -> Any:
+    value = field.to_python(value)
+    if isinstance(value, memoryview):
+        return bytes(value)
+    if isinstance(value, datetime) and timezone.is_aware(value):
+        return value if settings.USE_TZ else timezone.make_naive(value)
+    return value
+
+
+def _range_from_json(field: AnyField, value: Json) -> Any:
+    if value == "empty":
+        return field.range_type(empty=True)
+    lower, upper = (_from_json(field.base_field, value[key]) for key in ("lower", "upper"))
+    return field.range_type(lower, upper, value["bounds"])
+
+
+def _column(field: AnyField) -> AnyField:
+    """The field that says how the value is stored: a foreign key stores its target's."""
+    while True:
+        if isinstance(field, models.ForeignKey):
+            field = field.target_field
+        elif isinstance(field, models.GeneratedField):
+            field = field.output_field
+        else:
+            return field
+
+
+def _untouched(field: models.JSONField[Any, Any], value: Any) -> Json:
+    """Inside a JSONField nothing is rewritten; its encoder says what its content means."""
+    try:
+        return json.loads(json.dumps(value, cls=field.encoder, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InvalidEvent(f"{field.name} is not JSON: {error}") from None
+
+
+def _key(key: object, path: str) -> str:
+    if isinstance(key, Enum):
+        key = key.value
+    if isinstance(key, str | Promise) or (isinstance(key, int) and not isinstance(key, bool)):
+        return str(key)
+    raise InvalidEvent(f"{path} has the key {key!r:.200}: JSON's keys are text.")
+
+
+def _decimal_json(value: Decimal) -> str | None:
+    if not value.is_finite():
+        return None
+    # PostgreSQL's numeric has no exponent and no negative zero.
+    return format(value if value else abs(value), "f")
+
+
+def _time_json(value: datetime | date | time, path: str) -> str:
+    if isinstance(value, datetime) and value.utcoffset() is not None:
+        try:
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        except OverflowError:
+            raise InvalidEvent(f"{path} is {value!r}, which UTC can't hold.") from None
+    if isinstance(value, datetime | time):
+        value = value.replace(tzinfo=None)
+    return value.isoformat()
+
+
+def _is_range(value: object) -> bool:
+    # By its shape: importing psycopg's Range here would need psycopg on every database.
+    return all(hasattr(value, name) for name in ("isempty", "lower_inc", "upper_inc"))
+
+
+def _step(field: AnyField) -> Any:
+    """What PostgreSQL adds to a bound when it brings a discrete range to its form ``[)``."""
+    if isinstance(field, models.IntegerField):
+        return 1
+    if isinstance(field, models.DateField) and not isinstance(field, models.DateTimeField):
+        return timedelta(days=1)
+    return None
+
+
+def _range_json(value: Any, bound_json: Any, step: Any = None) -> Json:
+    if isinstance(value, list | tuple):  # what Django's range fields accept as well
+        lower, upper = value
+        lower_inc, upper_inc = lower is not None, False
+    elif value.isempty:
+        return "empty"
+    else:
+        lower, upper = value.lower, value.upper
+        lower_inc, upper_inc = value.lower_inc, value.upper_inc
+    if step is not None and lower is not None and not lower_inc:
+        lower, lower_inc = lower + step, True
+    if step is not None and upper is not None and upper_inc:
+        upper, upper_inc = upper + step, False
+    if lower is not None and lower == upper and not (lower_inc and upper_inc):
+        return "empty"
+    return {
+        "lower": bound_json(lower),
+        "upper": bound_json(upper),
+        "bounds": ("[" if lower_inc else "(") + ("]" if upper_inc else ")"),
+    }
