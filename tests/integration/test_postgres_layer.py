@@ -129,6 +129,24 @@ async def test_a_closed_layer_can_be_used_again(prefix: str) -> None:
     assert await received(layer, name) == numbered(1)
 
 
+@pytest.mark.parametrize("size", [10, 10_000])
+async def test_a_cancelled_send_leaves_the_layer_usable(prefix: str, size: int) -> None:
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await here.new_channel()
+    await here.group_add("room", name)
+    for turns in range(10):
+        sending = asyncio.create_task(there.group_send("room", {"text": "x" * size}))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+    await there.group_send("room", {"marker": True})
+    messages = [await received(here, name)]
+    while "marker" not in messages[-1]:
+        messages.append(await received(here, name))
+    assert len(messages) <= 11
+
+
 # transactions
 
 
