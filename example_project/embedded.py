@@ -150,9 +150,11 @@ class EmbeddedPostgres:
 
     def end_abandoned(self) -> None:
         """Stop the server that a killed launcher left in the folder, if it left one."""
-        self._claim()
-        self._end_orphan()
-        self.stop()
+        try:
+            self._claim()
+            self._end_orphan()
+        finally:
+            self.stop()
 
     def _claim(self) -> None:
         """Make the folder, and hold its lock as long as this process lives or until stop()."""

@@ -17,7 +17,7 @@ from example_project.embedded import (
     EmbeddedPostgresError,
 )
 from tests.servers.fixtures import StartPgBouncer, StartPostgres, StartProxy
-from tests.servers.postgres import Postgres
+from tests.servers.postgres import Postgres, remove_abandoned
 from tests.servers.redis import Redis
 
 SILENCE_SECONDS = 0.5
@@ -80,6 +80,14 @@ def test_embedded_server_refuses_a_folder_in_use_in_one_line(folder: Path) -> No
         pytest.raises(EmbeddedPostgresError, match=r"^another process already runs"),
     ):
         EmbeddedPostgres(folder).start()
+
+
+def test_the_sweep_of_abandoned_servers_leaves_those_in_use_alone(
+    start_postgres: StartPostgres,
+) -> None:
+    server = start_postgres()
+    remove_abandoned()
+    assert answer(server.url()) == 1
 
 
 def test_embedded_server_names_a_busy_port(folder: Path, start_postgres: StartPostgres) -> None:
