@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from django.db import connection, transaction
+from django.utils import timezone
 
 from .models import NEXT, OPEN, Customer, Order, Status
 
@@ -106,6 +107,23 @@ def raw_sql() -> str:
     return f"Took 10 % off order #{row[0]} by a bare UPDATE: now {row[1]}."
 
 
+COPY_ROWS = 5
+COPY = """
+    COPY orders_order (customer_id, status, total, note, created_at, updated_at) FROM STDIN
+"""
+
+
+def copy() -> str:
+    """Stream orders in by COPY, of which no ORM signal knows."""
+    orders = [draft() for _ in range(COPY_ROWS)]
+    now = timezone.now()
+    with connection.cursor() as cursor, cursor.copy(COPY) as stream:
+        for order in orders:
+            values = order.customer_id, order.status, order.total, order.note, now, now
+            stream.write_row(values)
+    return f"Streamed {COPY_ROWS} orders in by one COPY."
+
+
 def roll_back() -> str:
     """Write a good deal, and take it all back: nobody may see any of it."""
     with transaction.atomic():
@@ -125,6 +143,7 @@ WRITES = {
         Write(name="bulk", label="1,000 at once", how="bulk_create()", run=bulk_create),
         Write(name="ship", label="Ship the 1,000", how="update()", run=bulk_update),
         Write(name="sql", label="10 % off one", how="raw SQL", run=raw_sql),
+        Write(name="copy", label=f"{COPY_ROWS} by COPY", how="COPY FROM STDIN", run=copy),
         Write(name="rollback", label="Roll back", how="nothing may show", run=roll_back),
     ]
 }

@@ -42,14 +42,14 @@ export class Table {
   applyCustomer(event) {
     this.#seen += 1;
     if (event.kind === "delete") this.#customers.delete(event.pk);
-    else this.#customers.set(event.pk, event.data);
+    else if (event.data) this.#customers.set(event.pk, event.data);
     this.#redraw();
   }
 
   applyOrder(event) {
     this.#seen += 1;
     if (event.kind === "delete") this.#orders.delete(event.pk);
-    else this.#orders.set(event.pk, event.data);
+    else if (event.data) this.#orders.set(event.pk, { ...event.data, updated_at: event.at });
     this.#flashes.set(event.pk, event.kind);
     this.#draw();
   }
@@ -121,7 +121,7 @@ export class Table {
 
   #customerCell(id) {
     const city = this.#customers.get(id)?.city ?? "";
-    return part("td", "customer", this.customer(id), part("small", "wide-inline", city));
+    return part("td", "customer", this.customer(id), part("small", "", city));
   }
 
   #drawFigures() {
