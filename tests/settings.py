@@ -46,6 +46,7 @@ INSTALLED_APPS = [
     "channels",
     "django_pgnotify",
     "tests.shop",
+    "example_project.orders",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
