@@ -20,6 +20,7 @@ LEAVES = {
     "backoff",
     "values",
     "metrics",
+    "handlers",
 }
 STATIONS: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
@@ -31,7 +32,7 @@ STATIONS: dict[str, set[str]] = {
 }
 """What each station may import at the top of its modules or inside functions."""
 ENTRY_POINTS = {
-    *("", "admin", "apps", "checks", "handlers", "management", "migrations"),
+    *("", "admin", "apps", "checks", "management", "migrations"),
     *("models", "operations", "testing"),
 }
 """Modules that Django or the user enters by; they may import everything, and no station
