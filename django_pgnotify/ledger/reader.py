@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -51,9 +51,13 @@ async def read_range(
     after: Tick,
     upto: Tick,
     groups: Collection[str] | None,
-) -> AsyncIterator[LedgerRow]:
+    *,
+    topic: str | None = None,
+) -> AsyncGenerator[LedgerRow, None]:
     """The rows that `upto` sees and `after` did not, by id. See read_range_with_xids()."""
-    async for _, row in read_range_with_xids(connection, schema, after, upto, groups):
+    async for _, row in read_range_with_xids(
+        connection, schema, after, upto, groups, topic=topic
+    ):
         yield row
 
 
@@ -63,18 +67,23 @@ async def read_range_with_xids(
     after: Tick,
     upto: Tick,
     groups: Collection[str] | None,
-) -> AsyncIterator[tuple[int, LedgerRow]]:
+    *,
+    topic: str | None = None,
+) -> AsyncGenerator[tuple[int, LedgerRow], None]:
     """The rows that `upto` sees and `after` did not, by id, each with its transaction's xid.
 
     With `groups`, rows that can't concern one of them are left out as far as that is cheap;
-    templated and control rows are always there. Rows are streamed in a transaction on this
-    connection; close the iterator if you leave it early. Raises Expired, after the last row,
-    if some may have been trimmed: what was read is then incomplete.
+    templated and control rows are always there. With `topic`, only its rows.
+
+    Rows are streamed in a transaction on this connection; close the iterator if you leave it
+    early. Raises Expired, after the last row, if some may have been trimmed: what was read is
+    then incomplete.
     """
     async with connection.transaction():
         async with connection.cursor(name="django_pgnotify_range") as cursor:
             cursor.itersize = ROWS_PER_FETCH
-            await cursor.execute(_query(schema, groups), _parameters(after, upto, groups))
+            parameters = {**_parameters(after, upto, groups), "topic": topic}
+            await cursor.execute(_query(schema, groups, topic), parameters)
             async for xid, *values in cursor:
                 yield int(xid), LedgerRow.of(tuple(values))
         # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
@@ -87,7 +96,7 @@ RANGE: LiteralString = """
                 AND xid < pg_snapshot_xmax(%(upto)s::pg_snapshot)
             OR xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(after)s::pg_snapshot))))
         AND pg_visible_in_snapshot(xid, %(upto)s::pg_snapshot)
-        {concerns}
+        {concerns} {of_topic}
     ORDER BY id
 """
 # A quoted group name stands in the JSON text as it is, since it needs no escape.
@@ -98,11 +107,15 @@ CONCERNS: LiteralString = """
 """
 
 
-def _query(schema: str, groups: Collection[str] | None) -> sql.Composed:
+OF_TOPIC: LiteralString = " AND topic = %(topic)s"
+
+
+def _query(schema: str, groups: Collection[str] | None, topic: str | None) -> sql.Composed:
     return sql.SQL(RANGE).format(
         columns=sql.SQL(COLUMNS),
         schema=sql.Identifier(schema),
         concerns=sql.SQL(CONCERNS if _filters(groups) else ""),
+        of_topic=sql.SQL(OF_TOPIC if topic is not None else ""),
     )
 
 

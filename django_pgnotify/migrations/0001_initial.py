@@ -48,6 +48,12 @@ class Migration(migrations.Migration):
                 ("event", models.TextField(help_text="The event as JSON.")),
                 ("traceback", models.TextField(help_text="Of the last attempt.")),
                 ("attempts", models.IntegerField()),
+                (
+                    "retry",
+                    models.BooleanField(
+                        default=False, help_text="Asked to be tried once more."
+                    ),
+                ),
                 ("parked_at", models.DateTimeField()),
             ],
             options={

@@ -66,6 +66,8 @@ CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_parked (
     event text NOT NULL,
     traceback text NOT NULL,
     attempts integer NOT NULL,
+    -- Somebody asked to try it once more.
+    retry boolean NOT NULL DEFAULT false,
     parked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 

@@ -1,0 +1,70 @@
+"""Handlers: Python functions that learn of events, registered by ``@on_event``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from .events import Event
+from .exceptions import InvalidDeclaration
+from .groups import check_group
+
+Start = Literal["now", "oldest"]
+Function = TypeVar("Function", bound=Callable[[Event], object | Awaitable[object]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handler:
+    """A registered function."""
+
+    name: str
+    """Dotted name of the function: the key of its durable progress."""
+    topic: str
+    function: Callable[[Event], object | Awaitable[object]]
+    start: Start
+    """Where it begins the first time: with the next event, or the oldest retained."""
+
+
+_registered: dict[str, Handler] = {}
+
+
+def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Function]:
+    """Call the decorated function, sync or async, with each durable event of the topic.
+
+    Put it into ``handlers.py`` of an app; ``pglisten`` finds it there. The function is called at
+    least once an event, in the order of events for each primary key, and for different keys at
+    the same time. If it raises, it is tried again later (``HANDLER_ATTEMPTS``,
+    ``HANDLER_BACKOFF_SECONDS``); then the event is parked and the next one of its key goes on.
+
+    Progress is kept by the function's dotted name: a renamed handler is a new one. Raises
+    InvalidDeclaration if that name is taken by another function, or an argument is not valid.
+    """
+    check_group(topic)
+    if start not in ("now", "oldest"):
+        raise InvalidDeclaration(f"on_event: start={start!r} must be 'now' or 'oldest'.")
+
+    def register(function: Function) -> Function:
+        name = f"{function.__module__}.{function.__qualname__}"
+        if name in _registered and _registered[name].topic != topic:
+            raise InvalidDeclaration(
+                f"on_event: {name} handles {_registered[name].topic!r} already. Give each topic "
+                "a function of its own."
+            )
+        _registered[name] = Handler(name=name, topic=topic, function=function, start=start)
+        return function
+
+    return register
+
+
+def registered() -> list[Handler]:
+    """The handlers that are known so far, in the order of their registration."""
+    return list(_registered.values())
+
+
+def find_handlers() -> list[Handler]:
+    """Import ``handlers.py`` of every app, then give the handlers."""
+    from django.utils.module_loading import autodiscover_modules
+
+    autodiscover_modules("handlers")
+    return registered()
