@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
+import psycopg
+
 from ..conf import settings
 from .envelope import (
     PAYLOAD_MAX_BYTES,
@@ -157,6 +159,8 @@ class Branch:
         claiming = asyncio.create_task(self._store.claim(name))
         try:
             claim = await asyncio.shield(claiming)
+        except psycopg.OperationalError:
+            return None  # a worker outlives the server; that it is gone, the listener has said
         except asyncio.CancelledError:
             returning = asyncio.create_task(self._return(name, claiming))
             self._background.add(returning)

@@ -158,6 +158,23 @@ async def test_a_restarted_server_is_found_again(
         pass
 
 
+async def test_a_waiting_worker_outlives_a_restart_of_the_server(
+    prefix: str, start_postgres: Any, use_server: Callable[[str], None]
+) -> None:
+    server = start_postgres()
+    use_server(server.url())
+    sender, worker = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    working = asyncio.create_task(received(worker, "plain"))
+    await sender.send("other", numbered(0))
+    await asyncio.to_thread(server.stop)
+    with pytest.raises(psycopg.OperationalError):
+        await sender.send("plain", numbered(1))
+    worker._branch().mailbox.wake("plain")  # it looks during the outage, for sure
+    await asyncio.to_thread(server.restart)
+    await sender.send("plain", numbered(2))
+    assert await working == numbered(2)
+
+
 async def test_a_frozen_connection_is_noticed_and_replaced(
     prefix: str,
     start_postgres: Any,

@@ -13,7 +13,12 @@ from typing import Any
 import psycopg
 import pytest
 from asgiref.sync import async_to_sync
+from channels.consumer import AsyncConsumer
 from channels.exceptions import ChannelFull
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.layers import get_channel_layer
+from channels.testing import WebsocketCommunicator
+from channels.worker import Worker as ChannelsWorker
 from django.db import connection as django_connection
 from django.db import transaction
 
@@ -393,3 +398,58 @@ async def test_nothing_is_logged_while_all_is_well(
     await there.group_send("room", numbered(1))
     await received(here, name)
     assert [r for r in caplog.records if r.name.startswith("django_pgnotify")] == []
+
+
+# with Channels itself
+
+
+class RoomConsumer(AsyncJsonWebsocketConsumer):
+    groups = ["room"]
+
+    async def room_message(self, message: dict[str, Any]) -> None:
+        await self.send_json(message["n"])
+
+
+@pytest.fixture
+def as_default_layer(settings: Any, prefix: str) -> None:
+    backend = "django_pgnotify.layers.PostgresChannelLayer"
+    config = {"database": "default", "capacity": 100, "expiry": 60, "prefix": prefix}
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": config}}
+
+
+async def test_a_consumer_of_channels_hears_its_groups(
+    as_default_layer: None, prefix: str
+) -> None:
+    sockets = [WebsocketCommunicator(RoomConsumer.as_asgi(), "/") for _ in range(3)]
+    for socket in sockets:
+        assert await socket.connect() == (True, None)
+    elsewhere = PostgresChannelLayer(prefix=prefix)
+    await elsewhere.group_send("room", {"type": "room.message", "n": 1})
+    assert [await socket.receive_json_from(5) for socket in sockets] == [1, 1, 1]
+    await sockets[0].disconnect()
+    await elsewhere.group_send("room", {"type": "room.message", "n": 2})
+    assert [await socket.receive_json_from(5) for socket in sockets[1:]] == [2, 2]
+    for socket in sockets[1:]:
+        await socket.disconnect()
+
+
+async def test_a_worker_of_channels_gets_what_any_process_leaves(
+    as_default_layer: None, prefix: str
+) -> None:
+    done: asyncio.Queue[int] = asyncio.Queue()
+
+    class Worker(AsyncConsumer):
+        async def do_work(self, message: dict[str, Any]) -> None:
+            done.put_nowait(message["n"])
+
+    worker = ChannelsWorker(Worker.as_asgi(), ["thumbnails"], get_channel_layer())
+    working = asyncio.create_task(worker.handle())
+    try:
+        elsewhere = PostgresChannelLayer(prefix=prefix)
+        for n in range(3):
+            await elsewhere.send("thumbnails", {"type": "do.work", "n": n})
+        async with asyncio.timeout(5):
+            assert [await done.get() for _ in range(3)] == [0, 1, 2]
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
