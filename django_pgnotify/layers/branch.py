@@ -7,6 +7,7 @@ they are. Two loops of one process are two branches: they talk like two processe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import uuid
@@ -153,7 +154,9 @@ class Branch:
 
     async def _announce(self, name: str) -> None:
         self.mailbox.wake(name)
-        await self._post(self._groups_pg_channel, Kind.WAKE, name, "")
+        # The row is there: without the wake-up a reader finds it at its next look.
+        with contextlib.suppress(psycopg.OperationalError):
+            await self._post(self._groups_pg_channel, Kind.WAKE, name, "")
 
     async def _claim(self, name: str) -> str | None:
         claiming = asyncio.create_task(self._store.claim(name))
@@ -216,8 +219,6 @@ class Branch:
 
 async def _stirred(inbox: Inbox) -> None:
     # A wake-up can be lost with the listening connection; the row waits all the same.
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.POLL_SECONDS):
             await inbox.stirred.wait()
-    except TimeoutError:
-        pass
