@@ -204,7 +204,12 @@ class EmbeddedPostgres:
             *("--auth=scram-sha-256", "--pwfile", password),
             *("--encoding=UTF8", "--locale=C", *([] if self.durable else ["--no-sync"])),
         ]
-        if self._spawn(command).wait() != 0:
+        initdb = self._spawn(command)
+        try:
+            failed = initdb.wait() != 0
+        finally:
+            initdb.kill()  # after an interrupt; it is apart from our terminal
+        if failed:
             raise self._failure("PostgreSQL's initdb failed")
         new.rename(self.data)
 
