@@ -1,0 +1,102 @@
+"""Connections: what makes a server unfit for the relay, and how a connection ends at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection, sql
+
+from ..exceptions import LedgerMissing, ListenerRefused
+from ..ledger.ticks import schema_of_ledger
+
+Connection = AsyncConnection[Any]
+
+OLDEST_SERVER = 150000
+TABLES: dict[LiteralString, LiteralString] = {
+    "django_pgnotify_ledger": "SELECT, DELETE",
+    "django_pgnotify_tick": "SELECT, INSERT, DELETE",
+    "django_pgnotify_state": "SELECT, UPDATE",
+}
+"""What the relay does with each table."""
+
+
+async def check(connection: Connection) -> str:
+    """Return the ledger's schema, or raise what makes this server, database or role unfit."""
+    await check_server(connection)
+    schema = await check_ledger(connection)
+    await check_privileges(connection, schema)
+    return schema
+
+
+async def check_server(connection: Connection) -> str:
+    """Describe the server, or refuse one that is too old or a replica."""
+    version = connection.info.server_version
+    if version < OLDEST_SERVER:
+        raise ListenerRefused(
+            f"The server is PostgreSQL {version // 10000}; django_pgnotify needs 15 or newer."
+        )
+    row = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
+    if row is None or row[0]:
+        raise ListenerRefused(
+            f"{place(connection)} is a replica, where LISTEN is not possible and snapshots are"
+            " not reliable. Connect to the primary: set PGNOTIFY['LISTENER']."
+        )
+    return f"PostgreSQL {connection.info.parameter_status('server_version')}, primary"
+
+
+async def check_ledger(connection: Connection) -> str:
+    """Return the ledger's schema, or refuse a database without one."""
+    schema = await schema_of_ledger(connection)
+    if schema is None:
+        raise LedgerMissing(
+            f"The ledger is not installed in {place(connection)}, or not in the listener's"
+            " search_path. Run `manage.py migrate django_pgnotify`."
+        )
+    return schema
+
+
+async def check_privileges(connection: Connection, schema: str) -> None:
+    """Refuse a role that may not do the relay's work."""
+    missing: list[str] = []
+    for table, privileges in TABLES.items():
+        name = sql.Identifier(schema, table).as_string()
+        for privilege in privileges.split(", "):
+            query = "SELECT has_schema_privilege(%s, 'USAGE') AND has_table_privilege(%s, %s)"
+            cursor = await connection.execute(query, [schema, name, privilege])
+            row = await cursor.fetchone()
+            if row is None or not row[0]:
+                missing.append(f"GRANT {privilege} ON {name} TO {connection.info.user};")
+    if missing:
+        raise ListenerRefused(
+            f"The role {connection.info.user!r} lacks privileges in {place(connection)}. As the"
+            f" owner, run: GRANT USAGE ON SCHEMA {quoted(schema)} TO {connection.info.user}; "
+            + " ".join(missing)
+        )
+
+
+def place(connection: Connection) -> str:
+    """Name the database and server for a message, without secrets."""
+    info = connection.info
+    return f"database {info.dbname!r} at {info.host}:{info.port}"
+
+
+def quoted(name: str) -> str:
+    """The identifier as SQL writes it."""
+    return sql.Identifier(name).as_string()
+
+
+def abort(connection: Connection) -> None:
+    """End the connection at once, so that whoever waits on it gets an error.
+
+    A frozen server answers neither a query nor its cancellation, for which psycopg waits for
+    seconds; a socket that is shut down ends both.
+    """
+    if connection.closed:
+        return
+    with contextlib.suppress(OSError):
+        ours = socket.socket(fileno=os.dup(connection.fileno()))
+        with ours:
+            ours.shutdown(socket.SHUT_RDWR)

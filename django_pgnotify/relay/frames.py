@@ -1,0 +1,206 @@
+"""Frames: which messages for which groups a tick makes. Decisions only, no input or output."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..events import Json, dumps
+from ..ledger.rows import Change
+from ..ledger.ticks import Tick
+
+VERSION = 1
+ENVELOPE_BYTES = 400
+"""The most JSON bytes of a frame without its events: keys 110, group 99, epoch 16, four numbers
+of up to 20 digits, part 20."""
+HELD_FRAMES = 16
+"""Full frames' worth of bytes that one tick may hold back to count its parts beforehand."""
+REMEMBERED_GROUPS = 10_000
+"""Groups whose last tick is remembered, about 200 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message for one group."""
+
+    group: str
+    """Without the alias prefix of the wire."""
+    message: dict[str, Any]
+    size: int
+    """Bytes of JSON of its events."""
+
+
+class Chain:
+    """The tick of each group's frame before, for ``prev``; forgets the groups unused longest."""
+
+    def __init__(self, floor: int, remembered: int = REMEMBERED_GROUPS) -> None:
+        self._floor = floor
+        self._remembered = remembered
+        self._last: OrderedDict[str, int] = OrderedDict()
+
+    def follow(self, group: str, tick: int) -> int:
+        """Give the group's tick before and remember this one."""
+        prev = self._last.pop(group, self._floor)
+        self._last[group] = tick
+        if len(self._last) > self._remembered:
+            _, forgotten = self._last.popitem(last=False)
+            self._floor = max(self._floor, forgotten)
+        return prev
+
+
+@dataclass(slots=True)
+class _Part:
+    """What a group has got of this tick."""
+
+    prev: int
+    finished: int = 0
+    events: list[dict[str, Json]] = field(default_factory=list)
+    size: int = 0
+
+
+class TickFrames:
+    """The frames of one tick, while its changes come in.
+
+    `add` and `finish` return what is ready to go. Nothing is, before the end, in a tick of
+    usual size, so that ``part`` is exact; a larger one goes as it fills, its parts counted 0 but
+    for the last.
+    """
+
+    def __init__(self, *, epoch: str, tick: Tick, chain: Chain, max_bytes: int) -> None:
+        self._epoch = epoch
+        self._tick = tick
+        self._chain = chain
+        self._max_bytes = max(max_bytes - ENVELOPE_BYTES, 0)
+        self._max_held = HELD_FRAMES * max_bytes
+        self._parts: dict[str, _Part] = {}
+        self._held: list[Outgoing] = []
+        self._held_bytes = 0
+        self._open_bytes = 0
+        self._spilled = False
+
+    def add(self, change: Change) -> list[Outgoing]:
+        """Take one change into the frames of its groups."""
+        if not change.groups:
+            return []
+        event, size = fitting(change.event, self._max_bytes)
+        for group in change.groups:
+            self._append(group, event, size)
+        return self._overflow()
+
+    def finish(self) -> list[Outgoing]:
+        """End all frames."""
+        for group, part in self._parts.items():
+            # A group whose events have all gone needs an end all the same, even if empty.
+            self._close(group, part)
+        if not self._spilled:
+            for frame in self._held:
+                frame.message["part"][1] = self._parts[frame.group].finished
+        return self._take_held()
+
+    def _append(self, group: str, event: dict[str, Json], size: int) -> None:
+        part = self._parts.get(group)
+        if part is None:
+            prev = self._chain.follow(group, self._tick.number)
+            part = self._parts[group] = _Part(prev)
+        if part.events and part.size + size > self._max_bytes:
+            self._close(group, part, last=False)
+        part.events.append(event)
+        part.size += size
+        self._open_bytes += size
+
+    def _close(self, group: str, part: _Part, *, last: bool = True) -> None:
+        part.finished += 1
+        message = {
+            "type": "pgnotify.frame",
+            "v": VERSION,
+            "group": group,
+            "epoch": self._epoch,
+            "tick": self._tick.number,
+            "prev": part.prev,
+            "bits": str(self._tick.bits),
+            "part": [part.finished, part.finished if last else 0],
+            "events": part.events,
+        }
+        self._held.append(Outgoing(group, message, part.size))
+        self._held_bytes += part.size
+        self._open_bytes -= part.size
+        part.events, part.size = [], 0
+
+    def _overflow(self) -> list[Outgoing]:
+        if self._held_bytes + self._open_bytes <= self._max_held:
+            return []
+        if self._open_bytes > self._max_held // 2:
+            for group, part in self._parts.items():
+                if part.events:
+                    self._close(group, part, last=False)
+        self._spilled = True
+        return self._take_held()
+
+    def _take_held(self) -> list[Outgoing]:
+        held, self._held, self._held_bytes = self._held, [], 0
+        return held
+
+
+def fitting(event: dict[str, Json], max_bytes: int) -> tuple[dict[str, Json], int]:
+    """The event and its size with a comma; without data, then without context, if too large."""
+    for left_out in ((), ("data", "exact"), ("data", "exact", "context")):
+        if left_out:
+            event = {key: event[key] for key in event if key not in left_out}
+            event["truncated"] = True
+        size = len(dumps(event)) + 1
+        if size <= max_bytes:
+            break
+    return event, size
+
+
+def control(
+    *,
+    kind: str,
+    change: Change,
+    topic: str,
+    epoch: str,
+    tick: Tick,
+    prev: int,
+) -> dict[str, Any]:
+    """The message by which hubs learn of a truncate or a revoke."""
+    return {
+        "type": "pgnotify.control",
+        "v": VERSION,
+        "epoch": epoch,
+        "tick": tick.number,
+        "prev": prev,
+        "bits": str(tick.bits),
+        "control": kind,
+        "event": change.event if kind == "truncate" else None,
+        "topic": topic,
+        "templates": list(change.templates),
+        "groups": list(change.groups),
+    }
+
+
+def heartbeat(
+    *, epoch: str, tick: Tick, prev: int, groups: dict[str, int] | None
+) -> dict[str, Any]:
+    """The message by which hubs learn how far the relay is, and so what they have missed."""
+    return {
+        "type": "pgnotify.heartbeat",
+        "v": VERSION,
+        "epoch": epoch,
+        "tick": tick.number,
+        "prev": prev,
+        "bits": str(tick.bits),
+        "groups": groups,
+    }
+
+
+def live(*, group: str, run: str, seq: int, events: list[dict[str, Json]]) -> dict[str, Any]:
+    """A frame of live events."""
+    return {
+        "type": "pgnotify.frame",
+        "v": VERSION,
+        "group": group,
+        "run": run,
+        "seq": seq,
+        "events": events,
+    }

@@ -1,0 +1,81 @@
+"""Leader: the lock that lets one relay of all store ticks, and the session that holds it."""
+
+from __future__ import annotations
+
+import hashlib
+from types import TracebackType
+from typing import Self
+
+from ..conf import settings
+from ..connecting import connect_listener
+from .connections import Connection, check
+
+APPLICATION_NAME = "django_pgnotify leader"
+HELD_QUERY = """
+    SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND classid = ((%(key)s::bigint >> 32) & 4294967295)::oid
+    AND objid = (%(key)s::bigint & 4294967295)::oid
+"""
+
+
+def lock_key(schema: str) -> int:
+    """The advisory lock's key: one leader for each ledger of a database."""
+    digest = hashlib.sha256(f"django_pgnotify leader {schema}".encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
+
+
+class Leader:
+    """The session that holds, or tries to hold, the leader's lock.
+
+    The connection that holds it stores the ticks: who has lost the one can't do the other.
+    """
+
+    def __init__(self, connection: Connection, schema: str) -> None:
+        self.connection = connection
+        self.schema = schema
+
+    @classmethod
+    async def open(cls, alias: str) -> Leader:
+        """Connect; the server ends the session of a client that stays silent."""
+        connection = await connect_listener(alias, application_name=APPLICATION_NAME)
+        milliseconds = str(int(settings.LEADER_TIMEOUT_SECONDS * 1000))
+        pinned = {
+            "idle_session_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": milliseconds,
+            "tcp_user_timeout": milliseconds,
+            # A tick that is sent before it is durable could be lost and its number used again.
+            "synchronous_commit": "on",
+        }
+        try:
+            for name, value in pinned.items():
+                await connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+            return cls(connection, await check(connection))
+        except BaseException:
+            await connection.close()
+            raise
+
+    async def try_lead(self) -> bool:
+        """Take the lock if nobody has it."""
+        cursor = await self.connection.execute(
+            "SELECT pg_try_advisory_lock(%s)", [lock_key(self.schema)]
+        )
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.connection.close()
+
+
+async def somebody_leads(connection: Connection, schema: str) -> bool:
+    """True if some relay of this ledger holds the lock."""
+    row = await (await connection.execute(HELD_QUERY, {"key": lock_key(schema)})).fetchone()
+    return bool(row and row[0])

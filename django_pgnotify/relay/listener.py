@@ -1,0 +1,78 @@
+"""Listener: hears bells and live events, and drains its connection whatever stalls."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import aclosing
+
+from psycopg import OperationalError, sql
+
+from ..connecting import connect_listener
+from ..exceptions import ListenerRefused
+from ..publish.live import LIVE_PG_CHANNEL
+from .connections import Connection
+from .queues import LiveQueue
+
+BELL_PG_CHANNEL = "django_pgnotify_bell"
+APPLICATION_NAME = "django_pgnotify listener"
+
+
+class Listener:
+    """One LISTEN connection. `run` for its whole life is the only one who touches it: psycopg
+    holds the connection meanwhile, and loses the rest of a batch if the iteration ends early.
+    """
+
+    def __init__(self, connection: Connection, live: LiveQueue) -> None:
+        self.connection = connection
+        self.bell = asyncio.Event()
+        """Set when a bell rang: bells carry nothing, so any number of them is one flag."""
+        self._live = live
+        self._probes: dict[str, asyncio.Future[None]] = {}
+
+    @classmethod
+    async def open(cls, alias: str, live: LiveQueue) -> Listener:
+        """Connect."""
+        return cls(await connect_listener(alias, application_name=APPLICATION_NAME), live)
+
+    async def listen(self) -> None:
+        """LISTEN: from here on nothing is missed."""
+        for name in (BELL_PG_CHANNEL, LIVE_PG_CHANNEL):
+            await self.connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(name)))
+
+    async def run(self) -> None:
+        """Hear until the connection is lost; that raises OperationalError."""
+        async with aclosing(self.connection.notifies()) as notifications:
+            async for notification in notifications:
+                self._hear(notification.channel, notification.payload)
+        raise OperationalError("the listener's connection has ended")
+
+    async def probe(self, sender: Connection, timeout_seconds: float) -> None:
+        """Ring for ourselves over another connection, and return when it has been heard.
+
+        Raises ListenerRefused if it does not come back in time: a server that has frozen, or a
+        pooler, raises nothing by itself.
+        """
+        token = secrets.token_hex(8)
+        heard = self._probes[token] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await sender.execute("SELECT pg_notify(%s, %s)", [BELL_PG_CHANNEL, token])
+                await heard
+        except TimeoutError:
+            raise ListenerRefused(
+                f"A bell of our own did not come back within {timeout_seconds:g} s: LISTEN goes"
+                " through a pooler in transaction mode, or the server does not answer. Set"
+                " PGNOTIFY['LISTENER'] to a direct connection to the primary."
+            ) from None
+        finally:
+            del self._probes[token]
+
+    def _hear(self, pg_channel: str, payload: str) -> None:
+        if pg_channel == LIVE_PG_CHANNEL:
+            self._live.put_nowait(payload)
+        elif not payload:
+            self.bell.set()
+        # Any role may ring with any text: what is no token of ours is nothing.
+        elif (heard := self._probes.get(payload)) is not None and not heard.done():
+            heard.set_result(None)

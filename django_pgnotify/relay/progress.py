@@ -1,0 +1,91 @@
+"""Progress: what has been sent, recorded in the ledger's state and told to the hubs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..conf import settings
+from ..ledger.ticks import Tick, mark_sent
+from . import frames
+from .connections import Connection
+
+AFTER_BURST_SECONDS = 0.25
+"""Between a tick and its heartbeat, so that a hub learns soon of a frame that was dropped; also
+the least between two heartbeats."""
+MAX_LISTED_GROUPS = 1000
+"""Groups in one heartbeat, up to 120 KB of JSON; with more, a hub that is behind reads."""
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Progress:
+    """The tick that was sent last, and the groups with events since the last heartbeat."""
+
+    def __init__(self, *, epoch: str, tick: Tick) -> None:
+        self.epoch = epoch
+        self.sent = tick
+        self._told = tick.number
+        self._recorded = tick.number
+        self._groups: dict[str, int] | None = {}
+        self._advanced = asyncio.Event()
+        self._news = asyncio.Event()
+        self._moved = asyncio.Event()
+
+    def frame_sent(self, group: str, tick: int) -> None:
+        """Note that the group has events in this tick."""
+        if self._groups is not None:
+            self._groups[group] = tick
+            if len(self._groups) > MAX_LISTED_GROUPS:
+                self._groups = None
+
+    def tick_sent(self, tick: Tick) -> None:
+        """Note that all frames of the tick have been handed over."""
+        self.sent = tick
+        for happened in (self._advanced, self._news, self._moved):
+            happened.set()
+
+    async def wait_sent(self, number: int) -> None:
+        """Wait until the tick of this number has been sent. For one waiter at a time."""
+        while self.sent.number < number:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def record(self, connection: Connection, schema: str) -> None:
+        """Record what has been sent, whenever that advances. Ends by cancellation."""
+        while True:
+            await self._advanced.wait()
+            await self.record_now(connection, schema)
+
+    async def record_now(self, connection: Connection, schema: str) -> None:
+        """Record what has been sent. Ticks in between need no record of their own."""
+        self._advanced.clear()
+        number = self.sent.number
+        if number > self._recorded:
+            await mark_sent(connection, schema, number)
+            self._recorded = number
+
+    async def tell(self, send: Send) -> None:
+        """Send heartbeats, soon after a tick and every HEARTBEAT_SECONDS, until cancelled."""
+        while True:
+            await self.tell_now(send)
+            await asyncio.sleep(AFTER_BURST_SECONDS)
+            try:
+                async with asyncio.timeout(settings.HEARTBEAT_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(AFTER_BURST_SECONDS)
+
+    async def tell_now(self, send: Send) -> None:
+        """Send one heartbeat."""
+        self._news.clear()
+        tick, groups, self._groups = self.sent, self._groups, {}
+        prev, self._told = self._told, tick.number
+        # A frame of a tick that is still being sent belongs to the next heartbeat.
+        early = {g: n for g, n in (groups or {}).items() if n > tick.number}
+        if groups is not None:
+            self._groups.update(early)
+            groups = {g: n for g, n in groups.items() if n <= tick.number}
+        await send(frames.heartbeat(epoch=self.epoch, tick=tick, prev=prev, groups=groups))

@@ -1,0 +1,91 @@
+"""Queues: what may wait between reading and sending, bounded by number and by bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from ..conf import MIB
+from ..ledger.ticks import Tick
+from .frames import Outgoing
+
+MAX_QUEUED_BYTES = 32 * MIB
+"""JSON bytes that may wait; a thousand full frames would be half a gigabyte."""
+
+Item = Outgoing | Tick
+"""A frame, or the tick whose frames have all been put."""
+
+
+class FrameQueue:
+    """Frames in order; `put` waits while the queue is full, so that the reader stops reading.
+
+    `size` 0 is unbounded: nothing ever waits, whatever the memory.
+    """
+
+    def __init__(self, size: int, max_bytes: int = MAX_QUEUED_BYTES) -> None:
+        self._size = size
+        self._max_bytes = max_bytes
+        self._items: deque[Item] = deque()
+        self._bytes = 0
+        self._changed = asyncio.Condition()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    async def put(self, item: Item) -> None:
+        """Append when there is room."""
+        async with self._changed:
+            await self._changed.wait_for(self._has_room)
+            self._items.append(item)
+            self._bytes += _size(item)
+            self._changed.notify_all()
+
+    async def get(self) -> Item:
+        """Take the oldest, when there is one."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._items))
+            item = self._items.popleft()
+            self._bytes -= _size(item)
+            self._changed.notify_all()
+            return item
+
+    def _has_room(self) -> bool:
+        return self._size == 0 or (
+            len(self._items) < self._size and self._bytes < self._max_bytes
+        )
+
+
+class LiveQueue:
+    """Payloads of live events; `put_nowait` never waits, but pushes out the oldest.
+
+    `on_dropped` is told each one that was pushed out.
+    """
+
+    def __init__(self, size: int, on_dropped: Callable[[str], None]) -> None:
+        self._size = size
+        self._on_dropped = on_dropped
+        self._payloads: deque[str] = deque()
+        self._filled = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+    def put_nowait(self, payload: str) -> None:
+        """Append."""
+        if self._size and len(self._payloads) >= self._size:
+            self._on_dropped(self._payloads.popleft())
+        self._payloads.append(payload)
+        self._filled.set()
+
+    async def get_all(self) -> list[str]:
+        """Take all, when there are some."""
+        await self._filled.wait()
+        self._filled.clear()
+        payloads = list(self._payloads)
+        self._payloads.clear()
+        return payloads
+
+
+def _size(item: Item) -> int:
+    return item.size if isinstance(item, Outgoing) else 0

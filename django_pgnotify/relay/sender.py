@@ -1,0 +1,142 @@
+"""Sender: frames into the channel layer, groups side by side, in order within a group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from channels.layers import get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
+
+from ..backoff import Backoff
+from ..conf import settings
+from ..groups import HUB_GROUP, wire_name
+from ..metrics import Metrics
+from .frames import Outgoing
+from .progress import Progress
+from .queues import FrameQueue
+
+logger = logging.getLogger("django_pgnotify")
+
+LANES = 16
+"""Groups that are sent to at once: enough to hide a round trip, few enough for Redis."""
+SEND_TIMEOUT_SECONDS = 10.0
+"""A channel layer that takes longer counts as down: a peer that vanished raises nothing."""
+REFUSALS = (TypeError, ValueError, OverflowError, RecursionError, AssertionError)
+"""What encoders raise for a message that they will never take."""
+
+
+class Layer:
+    """The channel layer, with one log line when it fails and one when it is back."""
+
+    def __init__(self, alias: str, metrics: Metrics) -> None:
+        layer = get_channel_layer(settings.CHANNEL_LAYER)
+        if layer is None:
+            raise ImproperlyConfigured(
+                f"CHANNEL_LAYERS has no {settings.CHANNEL_LAYER!r}: frames have nowhere to go."
+            )
+        self._layer = layer
+        self._alias = alias
+        self._metrics = metrics
+        self._down = False
+
+    async def send(self, group: str, message: dict[str, Any]) -> None:
+        """Hand over one message; raises whatever the layer raises."""
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            await self._layer.group_send(wire_name(group, self._alias), message)
+        self._metrics.frames += 1
+        if self._down:
+            self._down = False
+            logger.warning(
+                "The channel layer takes frames again.", extra={"action": "layer-up"}
+            )
+
+    async def send_surely(self, group: str, message: dict[str, Any]) -> None:
+        """Hand over one message, however long the layer is down: the ledger is the buffer."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._send_reduced(group, message)
+            except Exception as error:
+                self._note_down(error)
+                await asyncio.sleep(backoff.next_delay())
+
+    async def _send_reduced(self, group: str, message: dict[str, Any]) -> None:
+        """Send; what the layer's encoder refuses, without data, and at the worst not at all: one
+        odd event must not stop all others. A hub finds the gap and reads the ledger."""
+        try:
+            await self.send(group, message)
+        except REFUSALS:
+            logger.exception(
+                "The channel layer refuses a frame of %r: sent without data.", group
+            )
+            try:
+                await self.send(group, without_data(message))
+            except REFUSALS:
+                logger.exception("A frame of group %r is left out.", group)
+
+    def _note_down(self, error: Exception) -> None:
+        if not self._down:
+            self._down = True
+            logger.error(
+                "The channel layer does not take frames (%s: %s): events wait in the ledger.",
+                type(error).__name__,
+                error,
+                extra={"action": "layer-down"},
+            )
+
+
+class Sender:
+    """Takes frames from the queue and hands them over; a group always goes the same lane."""
+
+    def __init__(
+        self, layer: Layer, queue: FrameQueue, progress: Progress, metrics: Metrics
+    ) -> None:
+        self._layer = layer
+        self._queue = queue
+        self._progress = progress
+        self._metrics = metrics
+        self._lanes = [asyncio.Queue[Outgoing](maxsize=1) for _ in range(LANES)]
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        async with asyncio.TaskGroup() as lanes:
+            for number, lane in enumerate(self._lanes):
+                lanes.create_task(self._send_lane(lane), name=f"lane {number}")
+            while True:
+                item = await self._queue.get()
+                self._metrics.queue_depth = len(self._queue)
+                if isinstance(item, Outgoing):
+                    await self._lanes[hash(item.group) % LANES].put(item)
+                    continue
+                for lane in self._lanes:
+                    await lane.join()
+                self._metrics.ticks += 1
+                self._metrics.in_progress.popleft()
+                self._progress.tick_sent(item)
+
+    async def send_to_hubs(self, message: dict[str, Any]) -> None:
+        """Hand a heartbeat over, now or never: the next one says the same."""
+        try:
+            await self._layer.send(HUB_GROUP, message)
+        except Exception as error:
+            logger.debug("A heartbeat was lost: %s", error)
+
+    async def _send_lane(self, lane: asyncio.Queue[Outgoing]) -> None:
+        while True:
+            frame = await lane.get()
+            await self._layer.send_surely(frame.group, frame.message)
+            if frame.group != HUB_GROUP:
+                self._progress.frame_sent(frame.group, frame.message["tick"])
+            lane.task_done()
+
+
+def without_data(message: dict[str, Any]) -> dict[str, Any]:
+    """The same frame with its events truncated."""
+    return {**message, "events": [_truncated(event) for event in message.get("events", ())]}
+
+
+def _truncated(event: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: event[key] for key in event if key not in ("data", "exact", "context")}
+    return {**kept, "pk": None, "truncated": True}

@@ -1,0 +1,133 @@
+"""Service: one session after another, with growing delays between failures, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from psycopg import Error
+
+from ..backoff import Backoff
+from ..conf import settings
+from ..exceptions import LedgerMissing, ListenerRefused
+from ..metrics import Metrics
+from .session import HandlersToRun, Session
+
+logger = logging.getLogger("django_pgnotify")
+
+REFUSALS = (ListenerRefused, LedgerMissing)
+"""What waiting does not cure. Later on it may: after a fail-over the old primary is a replica
+until the name points elsewhere."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+END_SECONDS = 2.0
+"""For a session that was cancelled to close its connections."""
+
+
+class Service:
+    """What ``pglisten`` runs."""
+
+    def __init__(self, alias: str, metrics: Metrics, handlers: HandlersToRun) -> None:
+        self._alias = alias
+        self._metrics = metrics
+        self._handlers = handlers
+        self._backoff = Backoff()
+        self._stopping = asyncio.Event()
+        self._session: Session | None = None
+        self._was_ready = False
+
+    async def run(self) -> None:
+        """Relay until SIGTERM, SIGINT or `stop`; raises ListenerRefused or LedgerMissing if it
+        can't ever work."""
+        work = asyncio.create_task(self._work(), name="pglisten")
+        stop = asyncio.create_task(self._stopping.wait(), name="stop")
+        try:
+            with self._signals():
+                await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await self._drain(work)
+        finally:
+            stop.cancel()
+            await self._end(work)
+        if not work.cancelled() and not self._stopping.is_set():
+            work.result()
+        logger.info("stopped", extra={"action": "stopped"})
+
+    def stop(self) -> None:
+        """Send what has been read, and end."""
+        self._stopping.set()
+
+    async def _work(self) -> None:
+        """Run sessions until one ends by itself, which it does only after its `stop`."""
+        while True:
+            self._session = Session(self._alias, self._metrics, self._handlers, self._ready)
+            try:
+                return await self._session.run()
+            except Exception as error:
+                cause = first_cause(error)
+                if isinstance(cause, REFUSALS) and not self._was_ready:
+                    raise cause from None
+                await self._wait_after(cause)
+
+    async def _wait_after(self, cause: Exception) -> None:
+        self._metrics.reconnects += 1
+        delay = self._backoff.next_delay()
+        logger.warning(
+            "disconnected (%s), trying again in %.1f s",
+            " ".join(str(cause).split()) or type(cause).__name__,
+            delay,
+            # A database that goes away is told in a line; for the rest one wants the place.
+            exc_info=None if isinstance(cause, (*REFUSALS, Error, OSError)) else cause,
+            extra={"action": "reconnect"},
+        )
+        await asyncio.sleep(delay)
+
+    def _ready(self) -> None:
+        self._was_ready = True
+        self._backoff.reset()
+
+    async def _drain(self, work: asyncio.Task[None]) -> None:
+        if self._session is None or not self._session.leading:
+            return
+        logger.info("draining", extra={"action": "draining"})
+        self._session.stop()
+        await asyncio.wait({work}, timeout=settings.SHUTDOWN_SECONDS)
+        if not work.done():
+            logger.warning(
+                "not drained within %s s: the next start sends the rest",
+                settings.SHUTDOWN_SECONDS,
+                extra={"action": "not-drained"},
+            )
+
+    async def _end(self, work: asyncio.Task[None]) -> None:
+        if work.done():
+            return
+        if self._session is not None:
+            self._session.abort()
+        work.cancel()
+        await asyncio.wait({work}, timeout=END_SECONDS)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Listen to SIGTERM and SIGINT; a second one ends the process as usual."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+def first_cause(error: Exception) -> Exception:
+    """The first error in a group of groups: what went wrong; the others follow from it."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,196 @@
+"""Session: one life of the relay's connections. The first that fails ends them all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..conf import settings
+from ..handlers import Handler
+from ..metrics import Metrics
+from .connections import Connection, abort, check
+from .leader import Leader
+from .listener import Listener
+from .live import LiveRelay
+from .relay import Relay
+from .sender import Layer
+from .trimmer import trim_now_and_then
+
+logger = logging.getLogger("django_pgnotify")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class HandlersToRun:
+    """The registered handlers."""
+
+    registered: Sequence[Handler]
+    """Retention waits for all of them."""
+    running: bool
+    """False leaves their events in the ledger."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the registered ones."""
+        return [handler.name for handler in self.registered]
+
+    @property
+    def to_run(self) -> Sequence[Handler]:
+        """Those that this process calls."""
+        return self.registered if self.running else ()
+
+
+PINGS_PER_TIMEOUT = 3
+"""Signs of life within LEADER_TIMEOUT_SECONDS, so that one that is late costs nothing."""
+HEARTBEATS_UNTIL_LOST = 2
+"""Heartbeats after which a bell of our own that has not come back is lost."""
+
+
+class Session:
+    """LISTEN first, then stand by until nobody else leads, then catch up, then announce."""
+
+    def __init__(
+        self,
+        alias: str,
+        metrics: Metrics,
+        handlers: HandlersToRun,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self.leading = False
+        """True from taking the lock: then there may be something to drain."""
+        self._alias = alias
+        self._metrics = metrics
+        self._handlers = handlers
+        self._on_ready = on_ready
+        self._stopping = asyncio.Event()
+        self._bell: asyncio.Event | None = None
+        self._connections: list[Connection] = []
+
+    async def run(self) -> None:
+        """Relay until `stop`; raises what ended it, most often in an ExceptionGroup."""
+        try:
+            await self._run()
+        finally:
+            self._metrics.leader = 0
+            for connection in self._connections:
+                await connection.close()
+
+    def stop(self) -> None:
+        """Read no further, send what has been read, and end."""
+        self._stopping.set()
+        if self._bell is not None:
+            self._bell.set()
+
+    def abort(self) -> None:
+        """End all connections at once, so that nobody waits for a server that has frozen."""
+        for connection in self._connections:
+            abort(connection)
+
+    async def _run(self) -> None:
+        layer = Layer(self._alias, self._metrics)
+        live = LiveRelay(layer, self._metrics)
+        listener = await Listener.open(self._alias, live.queue)
+        self._connections.append(listener.connection)
+        self._bell = listener.bell
+        await check(listener.connection)
+        leader = await Leader.open(self._alias)
+        self._connections.append(leader.connection)
+        await listener.listen()
+        async with asyncio.TaskGroup() as tasks:
+            beside = [
+                self._start(tasks, "listener", listener.run()),
+                self._start(tasks, "keep alive", self._keep_alive(listener, leader)),
+                self._start(tasks, "live", live.run()),
+            ]
+            await self._guard(self._stand_by(leader))
+            live.leading = True
+            await self._guard(self._lead(tasks, beside, layer, listener, leader))
+            for task in beside:
+                task.cancel()
+
+    async def _stand_by(self, leader: Leader) -> None:
+        """Return when we lead."""
+        if not await leader.try_lead():
+            logger.info("standing by: another pglisten leads", extra={"action": "standby"})
+            self._on_ready()
+            # Tried, not waited for: a connection that waits for a lock can't show that it lives.
+            while not await leader.try_lead():  # noqa: ASYNC110 - the lock is in the database
+                await asyncio.sleep(settings.POLL_SECONDS)
+        self.leading = True
+        self._metrics.leader = 1
+
+    async def _lead(
+        self,
+        tasks: asyncio.TaskGroup,
+        beside: list[asyncio.Task[None]],
+        layer: Layer,
+        listener: Listener,
+        leader: Leader,
+    ) -> None:
+        to_run = self._handlers.to_run
+        relay = await Relay.open(
+            self._alias, leader, layer=layer, metrics=self._metrics, handlers=to_run
+        )
+        self._connections.append(relay.reader)
+        work = relay.tasks()
+        work["trimmer"] = trim_now_and_then(self._alias, leader.schema, self._handlers.names)
+        for name, coroutine in work.items():
+            beside.append(self._start(tasks, name, coroutine))
+        handling = self._start(tasks, "handlers", relay.handle()) if to_run else None
+        await relay.catch_up(self._stopping)
+        if not self._stopping.is_set():
+            logger.info("listening", extra={"action": "listening"})
+            self._on_ready()
+        await relay.run(listener.bell, self._stopping)
+        await relay.finish()
+        if handling is not None:
+            relay.stop_handling()
+            await asyncio.wait([handling])
+
+    async def _keep_alive(self, listener: Listener, leader: Leader) -> None:
+        """Prove the way of the bell again and again, which also shows the server that we live."""
+        while True:
+            heartbeat = settings.HEARTBEAT_SECONDS
+            await listener.probe(leader.connection, heartbeat * HEARTBEATS_UNTIL_LOST)
+            pings = settings.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT
+            await asyncio.sleep(min(heartbeat, pings))
+
+    def _start(
+        self, tasks: asyncio.TaskGroup, name: str, work: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        return tasks.create_task(self._guard(work), name=name)
+
+    async def _guard(self, work: Awaitable[T]) -> T:
+        try:
+            return await work
+        except Exception:
+            # The group cancels the others next, and psycopg would wait for a frozen server.
+            self.abort()
+            raise
+
+
+async def relay_once(alias: str, metrics: Metrics, handlers: HandlersToRun) -> bool:
+    """Relay and handle what the ledger holds; False if another relay leads."""
+    layer = Layer(alias, metrics)
+    async with await Leader.open(alias) as leader:
+        if not await leader.try_lead():
+            return False
+        relay = await Relay.open(
+            alias, leader, layer=layer, metrics=metrics, handlers=handlers.to_run
+        )
+        async with relay:
+            async with asyncio.TaskGroup() as tasks:
+                beside = [
+                    tasks.create_task(work, name=name) for name, work in relay.tasks().items()
+                ]
+                await relay.catch_up(asyncio.Event())
+                if handlers.to_run:
+                    await relay.handle(read_only=True)
+                for task in beside:
+                    task.cancel()
+            await relay.finish()
+    return True

@@ -1,0 +1,127 @@
+"""Ticker: stores ticks and turns their rows into frames."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, suppress
+
+from ..conf import settings
+from ..groups import HUB_GROUP
+from ..ledger.reader import read_range
+from ..ledger.rows import Change, LedgerRow, changes_of
+from ..ledger.ticks import Tick, store_tick
+from ..metrics import Metrics
+from . import frames
+from .connections import Connection
+from .epoch import Start, unsent_ticks
+from .frames import Chain, Outgoing, TickFrames
+from .leader import Leader
+from .queues import FrameQueue, Item
+
+REVOKE_TOPIC = "pgnotify.revoke"
+
+
+class Ticker:
+    """Goes from tick to tick; a full queue makes it wait, and the ledger holds the rest."""
+
+    def __init__(
+        self,
+        *,
+        leader: Leader,
+        reader: Connection,
+        start: Start,
+        queue: FrameQueue,
+        metrics: Metrics,
+        on_tick: Callable[[], None],
+    ) -> None:
+        self.tick = start.tick
+        """The tick that was read last."""
+        self._leader = leader
+        self._reader = reader
+        self._epoch = start.identity.epoch
+        self._queue = queue
+        self._metrics = metrics
+        self._on_tick = on_tick
+        self._chain = Chain(floor=start.tick.number)
+        self._last_control = start.tick.number
+
+    async def catch_up(self, stopping: asyncio.Event) -> None:
+        """Read the ticks that are not known to be sent, then all that is new."""
+        async for tick in unsent_ticks(self._leader.connection, self._leader.schema, self.tick):
+            if stopping.is_set():
+                return
+            await self._read(tick)
+        while not stopping.is_set() and await self.read_next():
+            pass
+
+    async def run(self, bell: asyncio.Event, stopping: asyncio.Event) -> None:
+        """Read at every bell, and every POLL_SECONDS without one, until `stopping` is set; who
+        sets it rings the bell."""
+        while not stopping.is_set():
+            # Cleared before the look: what commits during it rings for the next one.
+            bell.clear()
+            if not await self.read_next():
+                await self._wait_for(bell)
+
+    async def read_next(self) -> bool:
+        """Store the next tick and put its frames; False if there is nothing new."""
+        async with asyncio.timeout(settings.LEADER_TIMEOUT_SECONDS):
+            tick = await store_tick(self._leader.connection, self._leader.schema, self.tick)
+        if tick is None:
+            return False
+        self._on_tick()
+        await self._read(tick)
+        return True
+
+    async def _wait_for(self, bell: asyncio.Event) -> None:
+        # The bell is a hint; polling stays behind it.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(settings.POLL_SECONDS):
+                await bell.wait()
+
+    async def _read(self, tick: Tick) -> None:
+        self._metrics.in_progress.append(time.monotonic())
+        built = TickFrames(
+            epoch=self._epoch,
+            tick=tick,
+            chain=self._chain,
+            max_bytes=settings.MAX_FRAME_BYTES,
+        )
+        rows = read_range(self._reader, self._leader.schema, self.tick, tick, None)
+        async with aclosing(rows):
+            async for row in rows:
+                for frame in self._frames(row, built, tick):
+                    await self._put(frame)
+        for frame in built.finish():
+            await self._put(frame)
+        await self._put(tick)
+        self.tick = tick
+
+    async def _put(self, item: Item) -> None:
+        await self._queue.put(item)
+        self._metrics.queue_depth = len(self._queue)
+
+    def _frames(self, row: LedgerRow, built: TickFrames, tick: Tick) -> Iterator[Outgoing]:
+        for change in changes_of(row):
+            if row.topic == REVOKE_TOPIC:
+                yield self._control("revoke", row, change, tick)
+            if row.is_control:
+                continue
+            if change.templates:
+                yield self._control("truncate", row, change, tick)
+            self._metrics.events += 1
+            yield from built.add(change)
+
+    def _control(self, kind: str, row: LedgerRow, change: Change, tick: Tick) -> Outgoing:
+        message = frames.control(
+            kind=kind,
+            change=change,
+            topic=row.topic,
+            epoch=self._epoch,
+            tick=tick,
+            prev=self._last_control,
+        )
+        self._last_control = tick.number
+        return Outgoing(HUB_GROUP, message, 0)
