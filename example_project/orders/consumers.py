@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from django_pgnotify.consumers import EventConsumer
 
@@ -20,7 +19,7 @@ class OrderConsumer(EventConsumer):
             return user is not None and user.is_staff
         return group in {"orders", "customers"}
 
-    def snapshot(self, group: str) -> Iterable[dict[str, Any]]:
+    def snapshot(self, group: str) -> Iterable[Mapping[str, object]]:
         """The rows as the triggers tell them: same fields, same condition."""
         if group == "customers":
             return Customer.objects.values("id", "name", "city")

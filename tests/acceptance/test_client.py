@@ -148,7 +148,9 @@ async def subscribe(page: Page, server: ScriptedServer, **options: float) -> Soc
     """Connect the page's client and let it follow one group."""
     await connect(page, **options)
     await page.evaluate("follow('orders')")
-    return await server.accepts_subscriber()
+    socket = await server.accepts_subscriber()
+    await told(page, "subscribed")
+    return socket
 
 
 async def told(page: Page, name: str, count: int = 1) -> list[Any]:
@@ -246,7 +248,8 @@ async def test_frames_that_make_no_sense_disturb_nothing(
     socket = await subscribe(page, server)
     for text in ("", "no json", "[]", "null", "7", '{"type": 5}', b"\x00\x01"):
         await socket.connection.send(text)
-    for frame in ({"events": 5}, {"events": [None, 1, []]}, {"position": 5}):
+    senseless: list[dict[str, Any]] = [{"events": 5}, {"events": [None, []]}, {"position": 5}]
+    for frame in senseless:
         await socket.says("events", **frame)
     await socket.says("unheard-of", position="p1")
     await socket.says_events("p2", "1-0")

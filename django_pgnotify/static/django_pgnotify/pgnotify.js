@@ -288,70 +288,59 @@ class Subscription {
 
   /** Take a frame of this group. */
   receive(frame) {
-    const take = { subscribed, snapshot, events, reset, error }[frame.type];
-    if (this.ended || take === undefined) return;
-    // Before its `subscribed`, a frame belongs to an earlier subscription of this group.
-    if (!this.live && take === events) return;
+    // Before its `subscribed`, events belong to an earlier subscription of this group.
+    if (this.ended || (frame.type === "events" && !this.live)) return;
     // A frame's position is where we stand after it, within a batch that of before it.
     if (typeof frame.position === "string") this.position = frame.position;
-    take.call(this, frame, { position: this.position, more: frame.more === true });
+    const info = { position: this.position, more: frame.more === true };
+    switch (frame.type) {
+      case "subscribed":
+        this.live = true;
+        return this.#tell("subscribed", { ...info, recovered: frame.recovered ?? null });
+      case "snapshot":
+        return Array.isArray(frame.data) && this.#tell("snapshot", frame.data, info);
+      case "events":
+        return Array.isArray(frame.events) && this.#takeEvents(frame.events, info);
+      case "reset":
+        if (frame.reason === "revoked") this.#end();
+        return this.#tell("reset", frame.reason, info);
+      case "error":
+        return !this.live && this.#refused(frame);
+    }
   }
 
-  /** Keep those events that were not seen yet. */
-  fresh(events, more) {
-    const isNew = (event) => isObject(event) && !this.#seen.has(event.id);
-    const fresh = events.filter((event) => isNew(event) && this.#seen.add(event.id));
-    const limit = more ? IDS_WITHIN_BATCH : IDS_AFTER_BATCH;
+  #takeEvents(events, info) {
+    const fresh = events.filter((event) => isObject(event) && this.#isNew(event.id));
+    this.#forgetOldest(info.more ? IDS_WITHIN_BATCH : IDS_AFTER_BATCH);
+    if (fresh.length > 0) this.#tell("events", fresh, info);
+  }
+
+  #isNew(id) {
+    const before = this.#seen.size;
+    return this.#seen.add(id).size > before;
+  }
+
+  #forgetOldest(limit) {
     // A set goes through its members oldest first.
     for (const id of this.#seen) {
-      if (this.#seen.size <= limit) break;
+      if (this.#seen.size <= limit) return;
       this.#seen.delete(id);
     }
-    return fresh;
   }
 
-  /** Call one of the page's handlers. */
-  tell(name, ...values) {
-    guarded(() => this.#handlers[name]?.(...values));
-  }
-
-  /** The server has dropped the group. */
-  refuse() {
+  #refused({ code, message }) {
     this.#end();
+    this.#tell("error", { code, message });
+  }
+
+  #tell(name, ...values) {
+    guarded(() => this.#handlers[name]?.(...values));
   }
 
   #end() {
     this.live = false;
     this.ended = true;
   }
-}
-
-// What each type of frame does to a subscription, which is `this`.
-
-function subscribed(frame, { position }) {
-  this.live = true;
-  this.tell("subscribed", { recovered: frame.recovered ?? null, position });
-}
-
-function snapshot(frame, info) {
-  if (Array.isArray(frame.data)) this.tell("snapshot", frame.data, info);
-}
-
-function events(frame, info) {
-  if (!Array.isArray(frame.events)) return;
-  const fresh = this.fresh(frame.events, info.more);
-  if (fresh.length > 0) this.tell("events", fresh, info);
-}
-
-function reset(frame, { position }) {
-  if (frame.reason === "revoked") this.refuse();
-  this.tell("reset", frame.reason, { position });
-}
-
-function error(frame) {
-  if (this.live) return; // about some other request: the feed's "error" listeners hear it
-  this.refuse();
-  this.tell("error", { code: frame.code, message: frame.message });
 }
 
 /** The exponential wait before attempt `n` (from 0), of which the last half is by chance. */

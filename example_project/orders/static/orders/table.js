@@ -113,7 +113,7 @@ export class Table {
       part("td", "id", `#${order.id}`),
       this.#customerCell(order.customer_id),
       part("td", "", part("span", `chip ${order.status}`, order.status)),
-      part("td", "number", money(order.total)),
+      part("td", "total number", money(order.total)),
       part("td", "note wide", order.note),
       part("td", "when wide number", clock(order.updated_at)),
     );

@@ -1,0 +1,1 @@
+"""Tests of the example project: the demo as a newcomer starts it."""
