@@ -27,7 +27,7 @@ PAGE = """
   import { PgNotify } from "/pgnotify.js";
   const log = [], problems = [];
   const note = (name) => (...values) => log.push([name, ...values]);
-  const names = ["subscribed", "snapshot", "events", "reset", "error"];
+  const all = ["subscribed", "snapshot", "events", "reset", "error"];
   window.addEventListener("error", (event) => problems.push(event.message));
   Object.assign(window, { log, problems,
     connect(url, options) {
@@ -35,7 +35,7 @@ PAGE = """
       feed.on("status", note("status"));
       feed.on("error", note("complaint"));
     },
-    follow(group, options) {
+    follow(group, options, names = all) {
       const handlers = Object.fromEntries(names.map((name) => [name, note(name)]));
       window[group] = feed.subscribe(group, handlers, options);
     },
@@ -108,6 +108,7 @@ class ScriptedServer:
         socket = await self.accepts()
         assert (await socket.hears())["type"] == "subscribe"
         await socket.says("subscribed", position=position, **extra)
+        await socket.says("snapshot", position=position, data=[{"id": 1}])
         return socket
 
 
@@ -149,7 +150,7 @@ async def subscribe(page: Page, server: ScriptedServer, **options: float) -> Soc
     await connect(page, **options)
     await page.evaluate("follow('orders')")
     socket = await server.accepts_subscriber()
-    await told(page, "subscribed")
+    await told(page, "snapshot")
     return socket
 
 
@@ -171,7 +172,6 @@ async def test_gives_events_to_the_handler_and_takes_the_position(
     page: Page, server: ScriptedServer
 ) -> None:
     socket = await subscribe(page, server)
-    await socket.says("snapshot", position="p1", data=[{"id": 1}])
     await socket.says_events("p2", "1-0", "1-1")
     assert await told(page, "snapshot") == [[{"id": 1}]]
     assert ids(await told(page, "events")) == [["1-0", "1-1"]]
@@ -215,11 +215,55 @@ async def test_a_batch_cut_in_the_middle_is_asked_for_again_and_seen_once(
 async def test_a_reset_is_told_and_moves_the_position(
     page: Page, server: ScriptedServer
 ) -> None:
-    socket = await subscribe(page, server)
+    await connect(page)
+    await page.evaluate("follow('orders', {}, ['reset'])")
+    socket = await server.accepts_subscriber()
     await socket.says("reset", position="p9", reason="expired")
     assert await told(page, "reset") == ["expired"]
     await socket.cut()
     assert (await (await server.accepts()).hears())["since"] == "p9"
+
+
+async def test_after_a_reset_a_page_that_takes_snapshots_gets_one(
+    page: Page, server: ScriptedServer
+) -> None:
+    socket = await subscribe(page, server)
+    await socket.says("reset", position="p9", reason="overflow")
+    assert await socket.hears() == {"type": "unsubscribe", "group": "orders"}
+    assert await socket.hears() == {"type": "subscribe", "group": "orders"}
+    await socket.says("subscribed", position="p9")
+    await socket.says("snapshot", position="p9", data=[{"id": 2}])
+    assert await told(page, "snapshot", 2) == [[{"id": 1}], [{"id": 2}]]
+
+
+async def test_a_gap_of_live_events_is_told_and_changes_nothing(
+    page: Page, server: ScriptedServer
+) -> None:
+    socket = await subscribe(page, server)
+    await socket.says("reset", position="p1", reason="gap")
+    await socket.says_events("p2", "1-0")
+    await told(page, "events")
+    assert await told(page, "reset") == ["gap"]
+    assert await told(page, "snapshot") == [[{"id": 1}]]
+
+
+async def test_a_snapshot_in_several_frames_is_given_whole(
+    page: Page, server: ScriptedServer
+) -> None:
+    await connect(page)
+    await page.evaluate("follow('orders')")
+    socket = await server.accepts()
+    await socket.hears()
+    await socket.says("subscribed", position="p1")
+    await socket.says("snapshot", position="p1", data=[{"id": 1}], more=True)
+    await socket.cut()  # a page with half of its rows must not resume
+    socket = await server.accepts()
+    assert await socket.hears() == {"type": "subscribe", "group": "orders"}
+    await socket.says("subscribed", position="p1")
+    await socket.says("snapshot", position="p1", data=[{"id": 1}], more=True)
+    await socket.says("snapshot", position="p2", data=[{"id": 2}])
+    assert await told(page, "snapshot") == [[{"id": 1}, {"id": 2}]]
+    assert await page.evaluate("orders.position") == "p2"
 
 
 @pytest.mark.parametrize("frame", ["reset", "error"])

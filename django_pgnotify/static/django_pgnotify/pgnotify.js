@@ -38,13 +38,14 @@
  * @property {(info: {recovered: ?boolean, position: string}) => void} [subscribed]
  *   The group is live. `recovered` is true after a gapless resume, false if a reset
  *   follows, null for a first subscription.
- * @property {(rows: Object[], info: {position: string, more: boolean}) => void} [snapshot]
- *   The rows as they were where the events go on.
+ * @property {(rows: Object[], info: {position: string}) => void} [snapshot]
+ *   All rows, as they were where the events go on: show these and no others. For consumers
+ *   with a `snapshot()`; it comes at first and after each reset.
  * @property {(events: PgEvent[], info: {position: string, more: boolean}) => void} [events]
  *   `more` says that further events of the same transaction follow at once.
  * @property {(reason: string, info: {position: string}) => void} [reset]
- *   Events are missing. Show the state anew: by the snapshot that follows, or your own
- *   reading. After "revoked" the subscription has ended.
+ *   Events are missing: read your state again, unless you take snapshots, of which one
+ *   follows. After "gap" only live events are missing; "revoked" ended the subscription.
  * @property {(error: {code: string, message: string}) => void} [error]
  *   The server refused the group; the subscription has ended.
  */
@@ -109,9 +110,11 @@ export class PgNotify {
    */
   subscribe(group, handlers, { since } = {}) {
     if (this.#subscriptions.has(group)) throw new Error(`already subscribed to ${group}`);
-    const subscription = new Subscription(group, handlers, since, () => this.#forget(group));
+    const send = (frame) => this.#isOpen() && this.#send(frame);
+    const leave = () => this.#forget(group);
+    const subscription = new Subscription(group, handlers, since, { send, leave });
     this.#subscriptions.set(group, subscription);
-    if (this.#isOpen()) this.#send(subscription.request());
+    send(subscription.request());
     this.#settle();
     return subscription;
   }
@@ -256,23 +259,35 @@ export class PgNotify {
 /** One followed group; made by `feed.subscribe()`. */
 class Subscription {
   #handlers;
-  #leave;
+  #feed;
+  #position;
+  /** False while the page lacks the state that events change: then no position is of use. */
+  #whole;
+  #rows = [];
   #seen = new Set();
 
-  constructor(group, handlers, since, leave) {
+  constructor(group, handlers, since, feed) {
     this.group = group;
-    /** Where this subscription stands: keep it to go on from here after a page load. */
-    this.position = since ?? null;
     this.live = false;
     this.ended = false;
     this.#handlers = handlers;
-    this.#leave = leave;
+    this.#feed = feed;
+    this.#position = since ?? null;
+    this.#whole = since !== undefined || handlers.snapshot === undefined;
+  }
+
+  /**
+   * Where this subscription stands: kept, it lets another page go on from here.
+   * @returns {?string}
+   */
+  get position() {
+    return this.#whole ? this.#position : null;
   }
 
   /** Stop following the group. */
   unsubscribe() {
     this.#end();
-    this.#leave();
+    this.#feed.leave();
   }
 
   /** The connection is gone; the position stays. */
@@ -282,6 +297,7 @@ class Subscription {
 
   /** The frame that asks the server for this group. */
   request() {
+    this.#rows = [];
     const since = this.position === null ? {} : { since: this.position };
     return { type: "subscribe", group: this.group, ...since };
   }
@@ -291,27 +307,38 @@ class Subscription {
     // Before its `subscribed`, events belong to an earlier subscription of this group.
     if (this.ended || (frame.type === "events" && !this.live)) return;
     // A frame's position is where we stand after it, within a batch that of before it.
-    if (typeof frame.position === "string") this.position = frame.position;
-    const info = { position: this.position, more: frame.more === true };
+    if (typeof frame.position === "string") this.#position = frame.position;
+    const info = { position: this.#position, more: frame.more === true };
     switch (frame.type) {
       case "subscribed":
         this.live = true;
         return this.#tell("subscribed", { ...info, recovered: frame.recovered ?? null });
       case "snapshot":
-        return Array.isArray(frame.data) && this.#tell("snapshot", frame.data, info);
+        return Array.isArray(frame.data) && this.#takeRows(frame.data, info);
       case "events":
         return Array.isArray(frame.events) && this.#takeEvents(frame.events, info);
       case "reset":
-        if (frame.reason === "revoked") this.#end();
-        return this.#tell("reset", frame.reason, info);
+        return this.#takeReset(frame.reason, info);
       case "error":
         return !this.live && this.#refused(frame);
     }
   }
 
+  /** A snapshot comes in one frame or several; the page gets it whole. */
+  #takeRows(rows, info) {
+    this.#rows = this.#rows.concat(rows);
+    this.#whole = !info.more;
+    if (info.more) return;
+    const all = this.#rows;
+    this.#rows = [];
+    this.#tell("snapshot", all, info);
+  }
+
   #takeEvents(events, info) {
     const fresh = events.filter((event) => isObject(event) && this.#isNew(event.id));
     this.#forgetOldest(info.more ? IDS_WITHIN_BATCH : IDS_AFTER_BATCH);
+    // A snapshot comes before all events: there was none to come.
+    if (!info.more) this.#whole = true;
     if (fresh.length > 0) this.#tell("events", fresh, info);
   }
 
@@ -326,6 +353,22 @@ class Subscription {
       if (this.#seen.size <= limit) return;
       this.#seen.delete(id);
     }
+  }
+
+  #takeReset(reason, info) {
+    if (reason === "revoked") this.#end();
+    this.#tell("reset", reason, info);
+    // Live events that were dropped ("gap") leave the state as right as it was.
+    const isStale = !this.ended && reason !== "gap";
+    if (isStale && this.#handlers.snapshot !== undefined) this.#askAnew();
+  }
+
+  /** Subscribe as for the first time, since that brings a snapshot. */
+  #askAnew() {
+    this.live = false;
+    this.#whole = false;
+    this.#feed.send({ type: "unsubscribe", group: this.group });
+    this.#feed.send(this.request());
   }
 
   #refused({ code, message }) {

@@ -31,7 +31,7 @@ live.subscribe("orders", {
     if (!more) feed.flush();
   },
   reset(reason) {
-    tellConnection(`Too much was missed (${reason}): the desk has been read anew.`);
+    tellConnection(`Too much was missed (${reason}): the desk is read anew.`);
   },
 });
 
