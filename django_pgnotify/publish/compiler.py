@@ -1,10 +1,11 @@
 """Install: a declaration becomes the text of its function, triggers and registry entry.
 
-The function must never fail the statement that fired it. So it reads in a block with an
+The function must never fail the statement that fired it. So it works in a block with an
 exception handler, and what the block can't say (a column renamed between two migrations, values
-too large for memory) becomes one ``truncated`` event for the whole statement. The usual statement
-touches few rows: its events are read into a variable and inserted outside of the block, so that
-no subtransaction gets an xid; only bulk statements insert inside.
+too large for memory) becomes one ``truncated`` event for the whole statement: without a key, since
+in such a moment nobody can tell which groups may know it. The usual statement touches few rows: its
+events are read into a variable and inserted outside of the block, so that no subtransaction gets an
+xid; only bulk statements insert inside.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
 FUNCTION_PREFIX = "pgnotify_"
 OLD_ROWS, NEW_ROWS = "pgnotify_old", "pgnotify_new"
-SMALL_ROWS = 100  # rows of a statement whose events fit into one ledger row
+# Rows of a statement whose events fit into one ledger row, and into one value of 1 GB even if each
+# is as large as EVENT_BYTES allows.
+SMALL_ROWS = 50
 CHUNK_ROWS = 1000  # rows of a bulk statement in one ledger row
 CHUNK_BYTES = 4 * 1024 * 1024  # of one ledger row, unless a single event is larger
 
@@ -69,7 +72,13 @@ class Compiler:
         self.editor = schema_editor
         self.quote = schema_editor.connection.ops.quote_name
         self.ledger = self.quote(schema_for_ledger(schema_editor.connection))
-        self.function = self.quote(FUNCTION_PREFIX + trigger.topic)
+
+    @cached_property
+    def function(self) -> str:
+        """The function's name. Qualified: of two tenants each has its own, wherever the
+        search_path begins, and dropping one takes nothing from the other."""
+        name = self.quote(FUNCTION_PREFIX + self.trigger.topic)
+        return f"{self.quote(self.relation.schema)}.{name}"
 
     @cached_property
     def relation(self) -> Relation:
@@ -128,12 +137,12 @@ class Compiler:
 
     def _statement(self, template: str, *, function: str) -> Statement:
         table = self.model._meta.db_table
+        escaped = template.replace("%", "%%").replace("%%(table", "%(table")
         return Statement(
-            "%(function)s" + template,
+            "%(function)s" + escaped,
             function=function,
             table=Table(table, self.quote),
             table_literal=TableLiteral(table, self.quote),
-            declaration=literal(json.dumps(self.declaration())),
         )
 
     def declaration(self) -> dict[str, Any]:
@@ -168,6 +177,11 @@ class Compiler:
             f"    {each} EXECUTE FUNCTION {self.function}();\n"
         )
 
+    @property
+    def trigger_names(self) -> list[str]:
+        """Names of the triggers that ought to stand on the table."""
+        return [f"{self.trigger.topic}_{operation}" for operation in self.operations]
+
     def _name(self, operation: str) -> str:
         return str(self.quote(f"{self.trigger.topic}_{operation}"))
 
@@ -175,25 +189,35 @@ class Compiler:
 
     def function_sql(self) -> str:
         """CREATE FUNCTION with everything that it needs."""
-        branches = "\n    ELSIF ".join(
-            f"TG_OP = '{operation.upper()}' THEN\n{self._branch(operation)}"
+        branches = "\n        ELSIF ".join(
+            f"TG_OP = '{operation.upper()}' THEN{self._branch(operation)}"
             for operation in self.operations
         )
+        registry = f"{self.ledger}.django_pgnotify_trigger"
         body = f"""
 #variable_conflict use_column
 DECLARE
-    _pgn_schema text := TG_TABLE_SCHEMA;
-    _pgn_rows bigint := 1;
+    _pgn_schema text; -- of the declared table
+    _pgn_rows bigint;
     _pgn_changes text;
 BEGIN
-    IF to_regclass({literal(self.ledger + ".django_pgnotify_ledger")}) IS NULL THEN
-        RETURN NULL; -- not installed yet, or any more
-    END IF;
-    IF NOT EXISTS ({self._registered()}) THEN
-        RETURN NULL; -- attached to a table that nobody declared
-    END IF;
-    IF {branches}
-    END IF;
+    BEGIN
+        IF to_regclass({literal(registry)}) IS NULL THEN
+            RETURN NULL; -- not installed yet, or any more
+        END IF;
+        {self._registered(registry)}
+        IF _pgn_schema IS NULL THEN
+            RETURN NULL; -- attached to a table that nobody declared
+        END IF;
+        IF {branches}
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        IF _pgn_schema IS NULL THEN
+            RAISE WARNING 'django_pgnotify: %: nothing is published: %', TG_NAME, SQLERRM;
+            RETURN NULL;
+        END IF;
+        _pgn_changes := {self._whole(truncated=True)};
+    END;
     IF _pgn_changes IS NOT NULL THEN
         INSERT INTO {self.ledger}.django_pgnotify_ledger (topic, model, changes, context, context_keys)
         VALUES ({self._row("_pgn_changes")});
@@ -209,48 +233,45 @@ END """
             f"REVOKE ALL ON FUNCTION {self.function}() FROM PUBLIC;\n"
         )
 
-    def _registered(self) -> str:
-        name = literal(self.trigger.topic)
-        registry = (
-            f"SELECT FROM {self.ledger}.django_pgnotify_trigger AS r WHERE r.name = {name} AND "
-        )
+    def _registered(self, registry: str) -> str:
+        """Set ``_pgn_schema`` if the table is declared: by oid, or by name after a restore that
+        gave it another. Two look-ups by index: tenants make the registry long."""
+        mine = f"FROM {registry} AS r WHERE r.name = {literal(self.trigger.topic)} AND"
         if not self.relation.by_row:
-            return registry + (
-                '(r.relation = TG_RELID OR (r.schema = TG_TABLE_SCHEMA AND r."table" = TG_TABLE_NAME))'
+            return (
+                f"IF EXISTS (SELECT {mine} r.relation = TG_RELID) OR EXISTS (SELECT {mine}"
+                ' (r.schema, r."table") = (TG_TABLE_SCHEMA, TG_TABLE_NAME))'
+                " THEN _pgn_schema := TG_TABLE_SCHEMA; END IF;"
             )
         # The trigger is cloned to partitions, so an ancestor may be what was declared.
-        return registry + (
-            "EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS s ON s.oid = c.relnamespace"
-            " WHERE (c.oid = TG_RELID OR c.oid IN (SELECT pg_partition_ancestors(TG_RELID)))"
-            ' AND (c.oid = r.relation OR (s.nspname = r.schema AND c.relname = r."table")))'
+        return (
+            "SELECT s.nspname INTO _pgn_schema FROM pg_class AS c"
+            " JOIN pg_namespace AS s ON s.oid = c.relnamespace"
+            " WHERE c.oid IN (SELECT TG_RELID UNION SELECT pg_partition_ancestors(TG_RELID))"
+            f" AND (EXISTS (SELECT {mine} r.relation = c.oid) OR EXISTS (SELECT {mine}"
+            ' (r.schema, r."table") = (s.nspname, c.relname)));'
         )
 
     def _branch(self, operation: str) -> str:
         if operation == "truncate":
-            return f"        _pgn_changes := {self._whole('truncate')};"
+            return f"""
+            _pgn_changes := {self._whole()};"""
         query = self._query(operation)
-        few = f"SELECT '[' || string_agg({self._event()}, ',') || ']' INTO _pgn_changes FROM ({query}) AS \"~e\" (head, data, tail);"
+        few = f"""SELECT '[' || string_agg({self._event()}, ',') || ']' INTO _pgn_changes
+            FROM ({query}) AS "~e" (head, data, tail);"""
         if self.relation.by_row:
-            return self._guarded(few, f"_pgn_changes := {self._whole(operation)};")
+            return f"""
+            {few}"""
         rows = OLD_ROWS if operation == "delete" else NEW_ROWS
         return f"""
-        SELECT count(*) INTO _pgn_rows FROM (SELECT FROM {rows} LIMIT {SMALL_ROWS + 1}) AS "~c";
-        IF _pgn_rows = 0 THEN
-            RETURN NULL;
-        END IF;
-        IF _pgn_rows <= {SMALL_ROWS} THEN
-{self._guarded(few, f"_pgn_rows := {SMALL_ROWS + 1};")}
-        END IF;
-        IF _pgn_rows > {SMALL_ROWS} OR _pgn_rows > 1 AND octet_length(_pgn_changes) > {CHUNK_BYTES} THEN
-            _pgn_changes := NULL;
-{self._guarded(self._bulk(query), f"_pgn_changes := {self._whole(operation)};")}
-        END IF;"""
-
-    def _guarded(self, statement: str, otherwise: str) -> str:
-        return (
-            f"            BEGIN\n                {statement}\n"
-            f"            EXCEPTION WHEN OTHERS THEN\n                {otherwise}\n            END;"
-        )
+            SELECT count(*) INTO _pgn_rows FROM (SELECT FROM {rows} LIMIT {SMALL_ROWS + 1}) AS "~c";
+            IF _pgn_rows BETWEEN 1 AND {SMALL_ROWS} THEN
+            {few}
+            END IF;
+            IF _pgn_rows > {SMALL_ROWS} OR _pgn_rows > 1 AND octet_length(_pgn_changes) > {CHUNK_BYTES} THEN
+                _pgn_changes := NULL;
+                {self._bulk(query)}
+            END IF;"""
 
     def _query(self, operation: str) -> str:
         old, new = (
@@ -302,15 +323,19 @@ END """
             + (f"ARRAY[{keys}]" if keys else "NULL")
         )
 
-    def _whole(self, kind: str) -> str:
+    def _whole(self, *, truncated: bool = False) -> str:
         """One event for the whole statement: to the plain groups, and by template to the rest."""
-        flag = "" if kind == "truncate" else ',"truncated":true'
+        flag = ',"truncated":true' if truncated else ""
         templates = [g.template.text for g in self.queries.groups if g.of_row]
         shown = f',"templates":{json.dumps(templates)}' if templates else ""
-        head = f'[{{"kind":"{kind}","pk":null{flag},"groups":'
-        return (
-            f"{literal(head)} || {self.queries.static_groups_json()} || {literal(shown + '}]')}"
-        )
+        pieces = [
+            literal('[{"kind":"'),
+            "lower(TG_OP)",
+            literal(f'","pk":null{flag},"groups":'),
+            self.queries.static_groups_json(),
+            literal(shown + "}]"),
+        ]
+        return " || ".join(pieces)
 
     # The registry
 
@@ -322,14 +347,14 @@ BEGIN
             (schema, "table", name, relation, function, declaration, version)
         SELECT s.nspname, c.relname, {literal(self.trigger.topic)}, c.oid,
             pg_catalog.quote_ident(f.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()',
-            %(declaration)s, '{self.version}'
+            {literal(json.dumps(self.declaration()))}, '{self.version}'
         FROM pg_catalog.pg_class AS c
         JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
         JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = c.oid
         JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
         JOIN pg_catalog.pg_namespace AS f ON f.oid = p.pronamespace
         WHERE c.oid = to_regclass(%(table_literal)s)
-            AND t.tgname = {literal(f"{self.trigger.topic}_{self.operations[0]}")}
+            AND t.tgname = {literal(self.trigger_names[0])}
         ON CONFLICT (schema, name) DO UPDATE SET "table" = excluded."table", relation = excluded.relation,
             function = excluded.function, declaration = excluded.declaration, version = excluded.version;
     END IF;

@@ -46,11 +46,12 @@ class Column:
 
     @property
     def target(self) -> Any:
-        """The field that decides the type: for a foreign key, what it points to in the end."""
+        """The field that decides the type: for a foreign key, what it points to in the end; for
+        a generated field, its output."""
         field = self.field
         while getattr(field, "remote_field", None) is not None:
             field = field.target_field
-        return field
+        return field.output_field if field.generated else field
 
 
 def resolve(model: type[models.Model], name: str) -> Column:
@@ -155,12 +156,14 @@ def check_condition(model: type[models.Model], condition: Q) -> None:
                 f"condition: {path!r} is not allowed. Use a field of {model.__name__} itself with "
                 f"one of {', '.join(LOOKUPS)}."
             )
-        if isinstance(value, F):
-            resolve(model, value.name)
-        elif hasattr(value, "resolve_expression"):
-            raise InvalidDeclaration(
-                f"condition: {value!r} could raise inside the user's write. Use constants and F()."
-            )
+        for item in value if isinstance(value, list | tuple | set | frozenset) else [value]:
+            if isinstance(item, F):
+                resolve(model, item.name)
+            elif hasattr(item, "resolve_expression"):
+                raise InvalidDeclaration(
+                    f"condition: {item!r} could raise inside the user's write. "
+                    "Use constants and F()."
+                )
 
 
 def _leaves(condition: Q) -> Iterator[tuple[str, Any]]:

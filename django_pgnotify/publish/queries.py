@@ -208,7 +208,7 @@ class EventQueries:
         if not large:
             return built
         size = " + ".join(
-            f"coalesce(pg_column_size({self._ref(row, column)}), 0)::bigint" for column in large
+            f"{self.ledger}.pgnotify_size({self._ref(row, column)})" for column in large
         )
         return f"CASE WHEN {size} <= {EVENT_BYTES} THEN {built} END"
 
@@ -242,11 +242,13 @@ class EventQueries:
 
     def _value_text(self, column: Column | None, row: str) -> str:
         if column is None:
-            return "_pgn_schema"
+            return "_pgn_schema"  # a variable of the trigger function
         reference = self._ref(row, column)
         if isinstance(column.target, models.DateField):
-            return f"to_char({reference}, 'YYYY-MM-DD')"  # ::text would follow DateStyle
-        return f"{reference}::text"
+            # ::text would follow DateStyle, and to_char() calls 44 BC and 44 AD the same.
+            return f"btrim(to_json({reference})::text, '\"')"
+        # A name is compared byte by byte, whatever the column's collation calls equal.
+        return f'({reference}::text COLLATE "C")'
 
     def _short_value(self, group: Group, value: str) -> str | None:
         column = group.columns[0]

@@ -33,9 +33,11 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """A trigger of ours as the database has it."""
+    """A declaration's triggers as the database has them."""
 
     version: str
+    triggers: frozenset[str]
+    """Names in pg_trigger: one for each operation."""
     enabled: bool
 
 
@@ -53,7 +55,7 @@ def all_declared(connection: BaseDatabaseWrapper, apps: Apps) -> list[Declared]:
     only if the registry knows a trigger that no model declares."""
     found = list(declared(connection, apps))
     names = {trigger.topic for _, trigger in found}
-    if any(name not in names for _, name in installed(connection)):
+    if any(name not in names for _, _, name in installed(connection)):
         found += [
             pair
             for pair in _added_by_operations(connection, apps)
@@ -87,8 +89,8 @@ def _added_by_operations(connection: BaseDatabaseWrapper, apps: Apps) -> Iterato
             continue
 
 
-def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str], Installed]:
-    """What stands in the database by (qualified table, name); empty without a ledger. An entry
+def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str, str], Installed]:
+    """What stands in the database by (schema, table, name); empty without a ledger. An entry
     that names another table than its oid (after a rename or a restore) is outdated."""
     schema = schema_of_ledger(connection)
     if schema is None:
@@ -96,18 +98,20 @@ def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str], Installe
     registry = f"{connection.ops.quote_name(schema)}.django_pgnotify_trigger"
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT quote_ident(s.nspname) || '.' || quote_ident(c.relname), r.name,"
+            "SELECT s.nspname, c.relname, r.name,"
             ' CASE WHEN (s.nspname, c.relname) = (r.schema, r."table") AND c.oid = r.relation'
-            " THEN r.version ELSE '' END, bool_and(t.tgenabled <> 'D')"
+            " THEN r.version ELSE '' END, array_agg(t.tgname::text), bool_and(t.tgenabled <> 'D')"
             f" FROM {registry} AS r"  # noqa: S608 - a quoted name
             ' JOIN pg_class c ON c.oid = r.relation OR c.relname = r."table"'
             " JOIN pg_namespace s ON s.oid = c.relnamespace"
             " JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgfoid = to_regprocedure(r.function)"
-            " GROUP BY 1, 2, 3"
+            " GROUP BY 1, 2, 3, 4"
         )
         return {
-            (row[0], row[1]): Installed(version=row[2], enabled=row[3])
-            for row in cursor.fetchall()
+            (schema, table, name): Installed(
+                version=version, triggers=frozenset(triggers), enabled=enabled
+            )
+            for schema, table, name, version, triggers, enabled in cursor.fetchall()
         }
 
 
@@ -141,11 +145,14 @@ def shared_names(connection: BaseDatabaseWrapper) -> list[tuple[str, list[str]]]
         return list(cursor.fetchall())
 
 
-def _problem(compiler: Compiler, there: dict[tuple[str, str], Installed]) -> Problem | None:
-    if not compiler.relation.exists:
+def _problem(
+    compiler: Compiler, there: dict[tuple[str, str, str], Installed]
+) -> Problem | None:
+    relation = compiler.relation
+    if not relation.exists:
         return None
-    entry = there.get((compiler.relation.qualified, compiler.trigger.topic))
-    if entry is None:
+    entry = there.get((relation.schema, relation.name, compiler.trigger.topic))
+    if entry is None or not entry.triggers >= set(compiler.trigger_names):
         return "missing"
     if entry.version != compiler.version:
         return "outdated"

@@ -17,27 +17,26 @@ class Relation:
     by_row: bool
     """True for partitioned tables and partitions: PostgreSQL clones row triggers to partitions,
     statement triggers not, so only those see a write straight into one (CREATE TRIGGER, Notes)."""
-    qualified: str
-    """Schema and name, quoted."""
+    schema: str
+    """The table's schema, or the one in which CREATE TABLE would make it."""
+    name: str
 
     def record(self, variable: str) -> str:
-        """A FROM item for NEW or OLD of a row trigger. Through JSON, because in a session that ran
-        the function before, ``NEW.column`` fails after another session's ALTER COLUMN TYPE."""
-        return f"jsonb_populate_record(NULL::{self.qualified}, to_jsonb({variable}))"
+        """A FROM item for NEW or OLD of a row trigger. The whole row, because in a session that
+        ran the function before, ``NEW.column`` fails after another session's ALTER COLUMN TYPE."""
+        return f"(SELECT {variable}.*)"
 
 
 def relation_of(connection: BaseDatabaseWrapper, table: str) -> Relation:
     """Look the table up by the connection's search_path."""
-    quoted = connection.ops.quote_name(table)
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT c.relkind = 'p' OR c.relispartition,"
-            " quote_ident(n.nspname) || '.' || quote_ident(c.relname)"
-            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE c.oid = to_regclass(%s)",
-            [quoted],
+            "SELECT c.oid IS NOT NULL, coalesce(c.relkind = 'p' OR c.relispartition, false),"
+            " coalesce(n.nspname, current_schema(), 'public'), coalesce(c.relname, %s)"
+            " FROM (SELECT to_regclass(%s)::oid AS oid) AS t"
+            " LEFT JOIN pg_class AS c ON c.oid = t.oid"
+            " LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace",
+            [table, connection.ops.quote_name(table)],
         )
-        row = cursor.fetchone()
-    if row is None:
-        return Relation(exists=False, by_row=False, qualified=quoted)
-    return Relation(exists=True, by_row=row[0], qualified=row[1])
+        exists, by_row, schema, name = cursor.fetchone()
+    return Relation(exists=exists, by_row=by_row, schema=schema, name=name)

@@ -53,7 +53,7 @@ class NotifyTrigger(BaseConstraint):
         self.groups = _strings("groups", groups)
         self.on = _strings("on", on) or DEFAULT_OPERATIONS
         self.changed = _strings("changed", changed)
-        self.context = _strings("context", context) or ()
+        self.context = _strings("context", context or None) or ()
         if condition is not None and not isinstance(condition, Q):
             raise InvalidDeclaration(
                 f"NotifyTrigger {name!r}: condition={condition!r} must be a Q object."
@@ -155,9 +155,10 @@ def _strings(argument: str, value: object) -> tuple[str, ...] | None:
         raise InvalidDeclaration(
             f"NotifyTrigger: {argument}={value!r} must be a list of strings."
         )
-    strings = tuple(value)
-    if not all(isinstance(item, str) for item in strings):
+    strings = list(value)
+    if not strings or not all(isinstance(item, str) for item in strings):
         raise InvalidDeclaration(
-            f"NotifyTrigger: {argument}={value!r} must be a list of strings."
+            f"NotifyTrigger: {argument}={value!r} must be a list of one string or more; leave it "
+            "out for the default."
         )
-    return strings
+    return tuple(dict.fromkeys(strings))

@@ -53,6 +53,8 @@ CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_trigger (
     version text NOT NULL,
     PRIMARY KEY (schema, name)
 );
+CREATE INDEX IF NOT EXISTS django_pgnotify_trigger_relation
+    ON @schema@.django_pgnotify_trigger (relation);
 
 CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_handler (
     name text PRIMARY KEY,
@@ -152,25 +154,27 @@ CREATE OR REPLACE FUNCTION @schema@.pgnotify_json(timestamptz) RETURNS text
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_json(time) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
-    AS $$ SELECT coalesce('"' || pg_catalog.replace(pg_catalog.to_char(
-        '2000-01-01'::date + $1, 'HH24:MI:SS.US'), '.000000', '') || '"', 'null') $$;
+    AS $$ SELECT CASE WHEN $1 = '24:00' THEN '"24:00:00"'
+        ELSE coalesce('"' || pg_catalog.replace(pg_catalog.to_char(
+            '2000-01-01'::date + $1, 'HH24:MI:SS.US'), '.000000', '') || '"', 'null') END $$;
 
 -- The form of Django's duration_iso_string; a month counts 30 days and a year 365, as psycopg reads them.
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_json(interval) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT CASE WHEN $1 IS NULL OR NOT pg_catalog.isfinite($1) THEN 'null' ELSE (
         SELECT '"' || CASE WHEN us < 0 THEN '-' ELSE '' END
-            || 'P' || pg_catalog.abs(us) / 86400000000
-            || 'DT' || pg_catalog.lpad((pg_catalog.abs(us) / 3600000000 % 24)::text, 2, '0')
-            || 'H' || pg_catalog.lpad((pg_catalog.abs(us) / 60000000 % 60)::text, 2, '0')
-            || 'M' || pg_catalog.lpad((pg_catalog.abs(us) / 1000000 % 60)::text, 2, '0')
+            || 'P' || pg_catalog.div(pg_catalog.abs(us), 86400000000)
+            || 'DT' || pg_catalog.lpad((pg_catalog.div(pg_catalog.abs(us), 3600000000) % 24)::text, 2, '0')
+            || 'H' || pg_catalog.lpad((pg_catalog.div(pg_catalog.abs(us), 60000000) % 60)::text, 2, '0')
+            || 'M' || pg_catalog.lpad((pg_catalog.div(pg_catalog.abs(us), 1000000) % 60)::text, 2, '0')
             || CASE WHEN us % 1000000 = 0 THEN ''
                     ELSE '.' || pg_catalog.lpad((pg_catalog.abs(us) % 1000000)::text, 6, '0') END
             || 'S"'
-        FROM (SELECT ((extract(year FROM $1) * 365 + extract(month FROM $1) * 30 + extract(day FROM $1))
-                      * 86400000000
-                      + extract(hour FROM $1) * 3600000000 + extract(minute FROM $1) * 60000000
-                      + extract(second FROM $1) * 1000000)::bigint AS us) AS parts
+        -- numeric: an interval may have more microseconds than bigint holds
+        FROM (SELECT pg_catalog.trunc(
+                (extract(year FROM $1) * 365 + extract(month FROM $1) * 30 + extract(day FROM $1)) * 86400000000
+                + extract(hour FROM $1) * 3600000000 + extract(minute FROM $1) * 60000000
+                + extract(second FROM $1) * 1000000) AS us) AS parts
     ) END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_json(bytea) RETURNS text
@@ -286,6 +290,17 @@ CREATE OR REPLACE FUNCTION @schema@.pgnotify_same(anyelement, anyelement) RETURN
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT $1::text COLLATE pg_catalog."C" IS NOT DISTINCT FROM $2::text COLLATE pg_catalog."C" $$;
 
+-- How large would the JSON be, at least? Without unpacking the value: 1 GB may compress to 10 MB.
+
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_size(text) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT coalesce(pg_catalog.octet_length($1), 0)::bigint $$;
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_size(varchar) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT coalesce(pg_catalog.octet_length($1), 0)::bigint $$;
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_size(bytea) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT coalesce(pg_catalog.octet_length($1), 0)::bigint $$;
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_size(anyelement) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT coalesce(pg_catalog.pg_column_size($1), 0)::bigint $$;
+
 -- Group names ------------------------------------------------------------------------------
 -- The twin of groups.py, held to it by one table of vectors.
 
@@ -324,11 +339,11 @@ END $$;
 -- Sets of groups; names hold no character that JSON would escape.
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_both(text[], text[]) RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$ SELECT ARRAY(SELECT DISTINCT name FROM pg_catalog.unnest($1) AS name WHERE name = ANY ($2)) $$;
+    AS $$ SELECT ARRAY(SELECT DISTINCT name FROM pg_catalog.unnest($1 COLLATE pg_catalog."C") AS name WHERE name = ANY ($2)) $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_only(text[], text[]) RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$ SELECT ARRAY(SELECT DISTINCT name FROM pg_catalog.unnest($1) AS name WHERE name <> ALL ($2)) $$;
+    AS $$ SELECT ARRAY(SELECT DISTINCT name FROM pg_catalog.unnest($1 COLLATE pg_catalog."C") AS name WHERE name <> ALL ($2)) $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_names(text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
