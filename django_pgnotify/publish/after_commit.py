@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from django.db import transaction
@@ -65,13 +66,14 @@ class _Sending:
         At the commit Django takes entries off the very list that it filled, one by one: what
         is left follows. A list that still holds this callback is out of date (a savepoint was
         rolled back since, and Django began another list) or is run by a test: of it those
-        follow whose savepoints are all around this one too.
+        follow whose savepoints are all around this one too, up to the first of others.
         """
-        entries = self.batch.entries
+        entries = [e for e in self.batch.entries if isinstance(e[1], _Sending) and not e[1].sent]
         own = next((i for i, entry in enumerate(entries) if entry[1] is self), None)
         if own is not None:
-            entries = [entry for entry in entries[own + 1 :] if entry[0] <= entries[own][0]]
-        return [one for _, one, _ in entries if isinstance(one, _Sending) and not one.sent]
+            around = entries[own][0]
+            entries = list(takewhile(lambda entry: entry[0] <= around, entries[own + 1 :]))
+        return [callback for _, callback, _ in entries]
 
 
 def _batch_of(entries: list[Entry]) -> _Batch | None:

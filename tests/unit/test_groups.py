@@ -86,7 +86,9 @@ def test_what_is_no_group_name_is_refused(name: Any) -> None:
         check_group(name)
 
 
-@pytest.mark.parametrize("template", ["{a}{b}", "{a}_{b}", "{a}.{b}.{c}", "pgnotify.{a}", "{a} x"])
+@pytest.mark.parametrize(
+    "template", ["{a}{b}", "{a}_{b}", "{a}.{b}.{c}", "pgnotify.{a}", "{a} x"]
+)
 def test_templates_whose_values_could_blur_are_refused(template: str) -> None:
     with pytest.raises(InvalidGroup):
         GroupTemplate(template).check()
