@@ -11,9 +11,9 @@ from ..ledger.rows import Change
 from ..ledger.ticks import Tick
 
 VERSION = 1
-ENVELOPE_BYTES = 400
+ENVELOPE_BYTES = 430
 """The most JSON bytes of a frame without its events: keys 110, group 99, epoch 16, four numbers
-of up to 20 digits, part 20."""
+of up to 20 digits, part 20, control 30."""
 HELD_FRAMES = 16
 """Full frames' worth of bytes that one tick may hold back to count its parts beforehand."""
 REMEMBERED_GROUPS = 10_000
@@ -67,7 +67,12 @@ class TickFrames:
     for the last.
     """
 
-    def __init__(self, *, epoch: str, tick: Tick, chain: Chain, max_bytes: int) -> None:
+    def __init__(
+        self, *, epoch: str, tick: Tick, chain: Chain, max_bytes: int, control: int
+    ) -> None:
+        self.control = control
+        """Tick of the latest truncate or revoke; a hub that does not know it reads the ledger,
+        so that it sees both in their order."""
         self._epoch = epoch
         self._tick = tick
         self._chain = chain
@@ -93,8 +98,9 @@ class TickFrames:
         for group, part in self._parts.items():
             # A group whose events have all gone needs an end all the same, even if empty.
             self._close(group, part)
-        if not self._spilled:
-            for frame in self._held:
+        for frame in self._held:
+            frame.message["control"] = self.control
+            if not self._spilled:
                 frame.message["part"][1] = self._parts[frame.group].finished
         return self._take_held()
 
@@ -120,6 +126,7 @@ class TickFrames:
             "prev": part.prev,
             "bits": str(self._tick.bits),
             "part": [part.finished, part.finished if last else 0],
+            "control": self.control,
             "events": part.events,
         }
         self._held.append(Outgoing(group, message, part.size))
@@ -180,7 +187,7 @@ def control(
 
 
 def heartbeat(
-    *, epoch: str, tick: Tick, prev: int, groups: dict[str, int] | None
+    *, epoch: str, tick: Tick, prev: int, control: int, groups: dict[str, int] | None
 ) -> dict[str, Any]:
     """The message by which hubs learn how far the relay is, and so what they have missed."""
     return {
@@ -190,6 +197,7 @@ def heartbeat(
         "tick": tick.number,
         "prev": prev,
         "bits": str(tick.bits),
+        "control": control,
         "groups": groups,
     }
 

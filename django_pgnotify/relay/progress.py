@@ -27,6 +27,7 @@ class Progress:
         self.epoch = epoch
         self.sent = tick
         self._told = tick.number
+        self._control = tick.number
         self._recorded = tick.number
         self._groups: dict[str, int] | None = {}
         self._advanced = asyncio.Event()
@@ -39,6 +40,10 @@ class Progress:
             self._groups[group] = tick
             if len(self._groups) > MAX_LISTED_GROUPS:
                 self._groups = None
+
+    def control_sent(self, tick: int) -> None:
+        """Note that the hubs have been told of a truncate or revoke in this tick."""
+        self._control = tick
 
     def tick_sent(self, tick: Tick) -> None:
         """Note that all frames of the tick have been handed over."""
@@ -87,5 +92,9 @@ class Progress:
         early = {g: n for g, n in (groups or {}).items() if n > tick.number}
         if groups is not None:
             self._groups.update(early)
-            groups = {g: n for g, n in groups.items() if n <= tick.number}
-        await send(frames.heartbeat(epoch=self.epoch, tick=tick, prev=prev, groups=groups))
+            # It may have had events of an earlier tick too: listed, at the worst for nothing.
+            groups = {g: min(n, tick.number) for g, n in groups.items()}
+        beat = frames.heartbeat(
+            epoch=self.epoch, tick=tick, prev=prev, control=self._control, groups=groups
+        )
+        await send(beat)

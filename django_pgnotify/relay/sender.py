@@ -127,7 +127,9 @@ class Sender:
         while True:
             frame = await lane.get()
             await self._layer.send_surely(frame.group, frame.message)
-            if frame.group != HUB_GROUP:
+            if frame.group == HUB_GROUP:
+                self._progress.control_sent(frame.message["tick"])
+            else:
                 self._progress.frame_sent(frame.group, frame.message["tick"])
             lane.task_done()
 

@@ -88,6 +88,7 @@ class Ticker:
             tick=tick,
             chain=self._chain,
             max_bytes=settings.MAX_FRAME_BYTES,
+            control=self._last_control,
         )
         rows = read_range(self._reader, self._leader.schema, self.tick, tick, None)
         async with aclosing(rows):
@@ -106,15 +107,17 @@ class Ticker:
     def _frames(self, row: LedgerRow, built: TickFrames, tick: Tick) -> Iterator[Outgoing]:
         for change in changes_of(row):
             if row.topic == REVOKE_TOPIC:
-                yield self._control("revoke", row, change, tick)
+                yield self._control("revoke", row, change, tick, built)
             if row.is_control:
                 continue
             if change.templates:
-                yield self._control("truncate", row, change, tick)
+                yield self._control("truncate", row, change, tick, built)
             self._metrics.events += 1
             yield from built.add(change)
 
-    def _control(self, kind: str, row: LedgerRow, change: Change, tick: Tick) -> Outgoing:
+    def _control(
+        self, kind: str, row: LedgerRow, change: Change, tick: Tick, built: TickFrames
+    ) -> Outgoing:
         message = frames.control(
             kind=kind,
             change=change,
@@ -123,5 +126,5 @@ class Ticker:
             tick=tick,
             prev=self._last_control,
         )
-        self._last_control = tick.number
+        self._last_control = built.control = tick.number
         return Outgoing(HUB_GROUP, message, 0)
