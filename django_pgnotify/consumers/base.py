@@ -1,0 +1,102 @@
+"""Base: what a user declares and overrides in a ready consumer, WebSocket or SSE alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+from urllib.parse import urlparse
+
+from channels.consumer import AsyncConsumer
+from channels.exceptions import StopConsumer
+from channels.security.websocket import OriginValidator
+from channels.utils import await_many_dispatch
+from django.db import DEFAULT_DB_ALIAS
+
+from ..conf import settings
+from ..events import Event
+from .session import Session
+
+
+class Subscriber(AsyncConsumer):
+    """The part that EventConsumer and EventStreamConsumer share.
+
+    It hears the channel layer through the hub only, so that a layer that is down for a while
+    closes no connection; ``self.channel_layer`` is not there.
+    """
+
+    using: str = DEFAULT_DB_ALIAS
+    """Alias of the database whose events these are."""
+    groups_on_connect: Sequence[str] = ()
+    """Groups joined at once, after authorize()."""
+
+    session: Session
+
+    async def authorize(self, group: str) -> bool:
+        """May this client have the group's events? Refuses everything until overridden.
+
+        Asked, with ``self.scope`` at hand, before a group is joined and once it is live,
+        before a replay, and on ``revoke(group)``. An exception is a refusal.
+        """
+        return False
+
+    async def visible(self, events: list[Event]) -> list[Event]:
+        """Which of these events this client sees, and in what shape; by default all.
+
+        Given a whole batch. Overriding it costs decoding and encoding for each client.
+        """
+        return events
+
+    def snapshot(self, group: str) -> Iterable[Any] | None:
+        """Rows that the group's events change, sent before them; by default none.
+
+        A ``.values()`` queryset or any rows of JSON-able values. Called in a thread, in a
+        REPEATABLE READ READ ONLY transaction on a connection of its own: the events go on
+        exactly where it stands.
+        """
+        return None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection; whatever ends it, nothing of it is left behind."""
+        self.scope = scope
+        self.base_send = send
+        self.session = Session(
+            self,
+            send=self.send_frame,
+            failed=self.give_up,
+            filters=_overrides(self, "visible"),
+            takes_snapshots=_overrides(self, "snapshot"),
+        )
+        try:
+            await await_many_dispatch([receive, *self.more_sources()], self.dispatch)
+        except StopConsumer:
+            pass
+        finally:
+            await self.session.close()
+
+    def more_sources(self) -> list[Any]:
+        """Where messages to dispatch come from, beside the server."""
+        return []
+
+    async def send_frame(self, type: str, text: str, position: str | None) -> None:
+        """Send a browser frame."""
+        raise NotImplementedError
+
+    async def give_up(self) -> None:
+        """Close the connection after a mistake; the client may try again."""
+        raise NotImplementedError
+
+    def origin_allowed(self, *, without: bool) -> bool:
+        """True if ``ALLOWED_ORIGINS`` lets the connection's origin in; `without` says whether
+        one may come without an origin."""
+        if settings.ALLOWED_ORIGINS is None:
+            return True
+        headers = dict(self.scope.get("headers", ()))
+        origin = headers.get(b"origin")
+        if origin is None:
+            return without or "*" in settings.ALLOWED_ORIGINS
+        validator = OriginValidator(cast(Any, None), settings.ALLOWED_ORIGINS)
+        return bool(validator.valid_origin(urlparse(origin.decode("latin1"))))
+
+
+def _overrides(consumer: Subscriber, method: str) -> bool:
+    return getattr(type(consumer), method) is not getattr(Subscriber, method)

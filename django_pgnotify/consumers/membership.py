@@ -1,0 +1,134 @@
+"""Membership: a hub's one channel in the channel layer, and the groups that it belongs to.
+
+Redis may be down, restarted or flushed: then every group is joined anew, and the hub is told
+that it may have missed something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from channels.layers import get_channel_layer
+
+from ..backoff import Backoff
+from ..conf import settings
+from ..exceptions import PgnotifyError
+from ..groups import HUB_GROUP, wire_name
+
+logger = logging.getLogger(__name__)
+
+SILENT_HEARTBEATS = 3
+"""Heartbeats that may fail to come before the layer is thought to have forgotten us."""
+
+
+class ChannelLayerMissing(PgnotifyError):
+    """CHANNEL_LAYERS has no layer of the name in PGNOTIFY["CHANNEL_LAYER"]. Configure one."""
+
+
+class Membership:
+    """Receives until cancelled. `received` takes each message; `joined` is called after an
+    outage, when all groups have been joined anew."""
+
+    def __init__(
+        self,
+        alias: str,
+        *,
+        received: Callable[[dict[str, Any]], None],
+        joined: Callable[[], None],
+    ) -> None:
+        self._alias = alias
+        self._received = received
+        self._joined = joined
+        layer = get_channel_layer(settings.CHANNEL_LAYER)
+        if layer is None:
+            raise ChannelLayerMissing()
+        self._layer = layer
+        self._channel = ""
+        self._wanted: set[str] = {HUB_GROUP}
+        self._members: set[str] = set()
+        self._lock = asyncio.Lock()
+
+    async def join(self, group: str) -> None:
+        """Return when messages to the group reach us. Waits for the channel layer."""
+        self._wanted.add(group)
+        backoff = Backoff()
+        while group in self._wanted and group not in self._members:
+            try:
+                await self._add(group)
+            except Exception as error:
+                _say_lost(error)
+                await asyncio.sleep(backoff.next_delay())
+
+    async def leave(self, group: str) -> None:
+        """Leave the group, unless somebody joined it again meanwhile."""
+        self._wanted.discard(group)
+        async with self._lock:
+            if group in self._wanted or group not in self._members:
+                return
+            self._members.discard(group)
+            try:
+                await self._layer.group_discard(wire_name(group, self._alias), self._channel)
+            except Exception as error:
+                # It stays a member of a group that it ignores, until the layer forgets it.
+                logger.info("hub can't leave a group: %s", error)
+
+    async def renew(self) -> None:
+        """Join all groups anew. Raises what the channel layer raises."""
+        for group in list(self._members):
+            async with self._lock:
+                if group in self._members:
+                    await self._join(group)
+
+    async def run(self) -> None:
+        """Receive, until cancelled."""
+        await self.join(HUB_GROUP)
+        backoff = Backoff()
+        was_lost = False
+        while True:
+            try:
+                if was_lost:
+                    await self.renew()
+                    self._joined()
+                    was_lost = False
+                await self._receive_once()
+                backoff.reset()
+            except TimeoutError:
+                was_lost = True
+            except Exception as error:
+                was_lost = True
+                _say_lost(error)
+                await asyncio.sleep(backoff.next_delay())
+
+    async def close(self) -> None:
+        """Leave all groups."""
+        for group in list(self._members):
+            await self.leave(group)
+
+    async def _receive_once(self) -> None:
+        async with asyncio.timeout(SILENT_HEARTBEATS * settings.HEARTBEAT_SECONDS):
+            message = await self._layer.receive(self._channel)
+        self._received(message)
+        # A full channel gives its messages without waiting; others want to run too.
+        await asyncio.sleep(0)
+
+    async def _add(self, group: str) -> None:
+        async with self._lock:
+            if group not in self._members:
+                await self._join(group)
+                self._members.add(group)
+
+    async def _join(self, group: str) -> None:
+        if not self._channel:
+            self._channel = await self._layer.new_channel()
+        await self._layer.group_add(wire_name(group, self._alias), self._channel)
+
+
+def _say_lost(error: Exception) -> None:
+    logger.warning(
+        "hub lost the channel layer, tries again: %s",
+        error,
+        extra={"action": "hub_layer_lost"},
+    )

@@ -1,0 +1,302 @@
+"""Session: one client's requests, subscriptions and outbox, whatever it is connected by."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Protocol, cast
+
+from ..conf import settings
+from ..events import Event
+from ..ledger.positions import Look, Position, ResetReason
+from ..ledger.ticks import Tick
+from . import snapshots
+from .batches import Batch
+from .browser import (
+    Answer,
+    ErrorCode,
+    Subscribe,
+    Unsubscribe,
+    error,
+    reset,
+    snapshot,
+    subscribed,
+)
+from .hub import Hub
+from .outbox import Item, Outbox
+from .seeing import see
+from .subscription import Subscription
+
+logger = logging.getLogger(__name__)
+
+MAX_REQUESTS = 1000
+"""Requests of a client that may wait for the database; an honest one sends one a group."""
+
+
+class ClientGone(Exception):
+    """The connection does not take frames any more; the server is about to say so."""
+
+
+class Consumer(Protocol):
+    """What a session asks of the consumer that it belongs to."""
+
+    using: str
+
+    def authorize(self, group: str) -> Awaitable[bool]:
+        """May this client have the group's events?"""
+
+    def visible(self, events: list[Event]) -> Awaitable[list[Event]]:
+        """Which of these events, and in what shape?"""
+
+    def snapshot(self, group: str) -> Iterable[object] | None:
+        """The state that the group's events change."""
+
+
+class Session:
+    """Works off requests one after the other, and everything that it does ends with close().
+
+    `send(type, text, id)` sends one frame; `failed()` is called when the client can't be
+    served any more.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        *,
+        send: Callable[[str, str, str | None], Awaitable[None]],
+        failed: Callable[[], Awaitable[None]],
+        filters: bool,
+        takes_snapshots: bool,
+    ) -> None:
+        self.subscriptions: dict[str, Subscription] = {}
+        self.outbox = Outbox(send=self._send, stamp=self._stamp, overflowed=self._overflowed)
+        self._consumer = consumer
+        self._send_frame = send
+        self._failed = failed
+        self._filters = filters
+        self._takes_snapshots = takes_snapshots
+        self._hub: Hub | None = None
+        self._requests: deque[Subscribe | Unsubscribe | str] = deque()
+        self._requested = asyncio.Event()
+        self._expected: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """True if it has no group, and none to come."""
+        return not self.subscriptions and not self._expected
+
+    def expect(self, groups: Iterable[str]) -> None:
+        """These groups are about to be requested: no stamp leaves them out."""
+        self._expected.update(groups)
+
+    def start(self) -> None:
+        """Begin to work and to send."""
+        self._tasks = [
+            asyncio.create_task(self._guard(self._work()), name="pgnotify session"),
+            asyncio.create_task(self._guard(self.outbox.run()), name="pgnotify outbox"),
+        ]
+
+    def request(self, request: Subscribe | Unsubscribe) -> None:
+        """Take a request; it is answered when those before it are."""
+        if len(self._requests) >= MAX_REQUESTS:
+            self._refuse(request.group, "too_many", "Too many requests at once.")
+            return
+        self._requests.append(request)
+        self._requested.set()
+
+    async def close(self) -> None:
+        """Leave everything. Idempotent."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self.outbox.close()
+        hub, self._hub = self._hub, None
+        if hub is None:
+            return
+        try:
+            for subscription in list(self.subscriptions.values()):
+                await hub.detach(subscription)
+        finally:
+            self.subscriptions.clear()
+            await hub.leave()
+
+    async def authorized(self, group: str) -> bool:
+        """Ask the consumer; whatever goes wrong there is a refusal."""
+        try:
+            answer = self._consumer.authorize(group)
+            if inspect.isawaitable(answer):
+                return bool(await answer)
+            logger.error("authorize() must be an async function: %r refused", group)
+        except Exception:
+            logger.exception("authorize() failed: %r refused", group)
+        return False
+
+    # Requests -----------------------------------------------------------------------------
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        """A mistake in here, or in the consumer, ends this client's connection and no other."""
+        try:
+            await work
+        except ClientGone:
+            pass
+        except Exception:
+            logger.exception("a client can't be served any more")
+            await self._failed()
+
+    async def _work(self) -> None:
+        while True:
+            while not self._requests:
+                self._requested.clear()
+                await self._requested.wait()
+            match self._requests.popleft():
+                case Subscribe() as request:
+                    await self._subscribe(request)
+                case Unsubscribe(group=group):
+                    await self._unsubscribe(group)
+                case str(group):
+                    await self._authorize_again(group)
+
+    async def _subscribe(self, request: Subscribe) -> None:
+        group, since = request.group, request.since
+        known = self.subscriptions.get(group)
+        if known is None and len(self.subscriptions) >= settings.MAX_GROUPS_PER_SOCKET:
+            limit = settings.MAX_GROUPS_PER_SOCKET
+            self._refuse(group, "too_many", f"Subscribe to {limit} groups at most.")
+        elif not (request.is_authorized or await self.authorized(group)):
+            await self._forbid(group)
+        elif known is not None and since is None:
+            position = self.position_of(known)
+            if position is not None:
+                self.outbox.put(subscribed(group, position))
+        else:
+            await self._leave(group)
+            await self._enter(group, since)
+
+    async def _enter(self, group: str, since: str | None) -> None:
+        hub = self._hub = self._hub or Hub.enter(self._consumer.using)
+        subscription = Subscription(group, self.outbox, self._check_again)
+        self.subscriptions[group] = subscription
+        self._expected.discard(group)
+        position = None if since is None else Position.parse(since)
+        look = await hub.attach(subscription, () if position is None else (position.tick,))
+        # Again: a revoke may have come before we could hear of it.
+        if not await self.authorized(group):
+            await self._forbid(group)
+            return
+        found = None if since is None else look.resolve(position)
+        if isinstance(found, Tick) and position is not None:
+            hub.resume(subscription, position, found)
+        else:
+            self._begin(subscription, look.position, cast("ResetReason | None", found))
+            if self._takes_snapshots:
+                await self._send_snapshot(hub, subscription, look)
+            subscription.release()
+
+    def _begin(
+        self, subscription: Subscription, position: Position, reason: ResetReason | None
+    ) -> None:
+        """Begin with the latest tick; `reason` why that is not where the client left off."""
+        subscription.stands = position
+        recovered = None if reason is None else False
+        self.outbox.put(subscribed(subscription.group, position, recovered))
+        if reason is not None:
+            self.outbox.put(reset(subscription.group, position, reason))
+
+    async def _forbid(self, group: str) -> None:
+        await self._leave(group)
+        self._refuse(group, "forbidden", "You may not subscribe to this group.")
+
+    def _refuse(self, group: str, code: ErrorCode, message: str) -> None:
+        self._expected.discard(group)
+        self.outbox.put(error(code, message, group))
+
+    async def _send_snapshot(self, hub: Hub, subscription: Subscription, look: Look) -> None:
+        group = subscription.group
+        taken = await asyncio.get_running_loop().run_in_executor(
+            hub.snapshot_threads,
+            lambda: snapshots.take(
+                lambda: self._consumer.snapshot(group),
+                alias=self._consumer.using,
+                group=group,
+                epoch=look.epoch,
+                after=look.ticks.get(subscription.joined_at, look.latest),
+            ),
+        )
+        if taken.rows is None:
+            return
+        for answer in snapshot(group, taken.rows, before=look.position, after=taken.position):
+            self.outbox.put(answer)
+        subscription.hidden = taken.hidden
+        subscription.stands = taken.position
+
+    async def _unsubscribe(self, group: str) -> None:
+        if group in self.subscriptions:
+            await self._leave(group)
+        else:
+            self.outbox.put(error("unknown_group", "You are not subscribed to it.", group))
+
+    async def _leave(self, group: str) -> None:
+        subscription = self.subscriptions.pop(group, None)
+        if subscription is not None and self._hub is not None:
+            await self._hub.detach(subscription)
+            self.outbox.forget(group)
+
+    def _check_again(self, group: str) -> None:
+        if group not in self._requests:
+            self._requests.append(group)
+            self._requested.set()
+
+    async def _authorize_again(self, group: str) -> None:
+        subscription = self.subscriptions.get(group)
+        if subscription is None:
+            return
+        if await self.authorized(group):
+            subscription.release("authorizing")
+            return
+        position = self.position_of(subscription)
+        if position is None:
+            await self._forbid(group)
+        else:
+            await self._leave(group)
+            self.outbox.put(reset(group, position, "revoked"))
+
+    # What is sent -------------------------------------------------------------------------
+
+    def position_of(self, subscription: Subscription) -> Position | None:
+        """Where the client will stand in the group when it has what is queued."""
+        stands = subscription.stands
+        group = None if self._hub is None else self._hub.groups.get(subscription.group)
+        if subscription.is_held or stands is None or group is None or group.position is None:
+            return stands
+        return max(stands, group.position, key=lambda position: position.tick)
+
+    def _stamp(self, item: Item) -> str | None:
+        """The position from which a client could resume all of its groups after this item."""
+        positions = [
+            item.position if item.group == name and item.position else self.position_of(one)
+            for name, one in self.subscriptions.items()
+        ]
+        known = [position for position in positions if position is not None]
+        if not known or len(known) < len(positions) or self._expected:
+            return None
+        return min(known, key=lambda position: position.tick).token
+
+    def _overflowed(self) -> Iterator[Answer]:
+        for group, subscription in self.subscriptions.items():
+            subscription.skips_replay = True
+            position = self.position_of(subscription)
+            if position is not None:
+                yield reset(group, position, "overflow")
+
+    async def _send(self, item: Item, stamp: str | None) -> None:
+        if self._filters and isinstance(item, Batch) and item.events:
+            async for seen in see(self._consumer.visible, item, using=self._consumer.using):
+                await self._send_frame(seen.type, seen.text, stamp)
+        else:
+            await self._send_frame(item.type, item.text, stamp)

@@ -1,0 +1,145 @@
+"""SSE: the consumer for Server-Sent Events, for pages that only listen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qs
+
+from channels.exceptions import StopConsumer
+from channels.generic.http import AsyncHttpConsumer
+
+from ..exceptions import InvalidGroup
+from .base import Subscriber
+from .browser import Subscribe, check_wanted_group, error
+from .session import ClientGone
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 15.0
+"""Proxies close a connection that is silent for a minute, some after 30 seconds."""
+
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # nginx would collect the stream until its buffer is full.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
+    """Gives a browser's ``EventSource`` the events of the groups that it may have.
+
+    The groups are ``groups_on_connect`` and each ``?group=``. ``event:`` is the frame's type,
+    ``data:`` the same JSON as over a WebSocket. ``id:`` is the lowest position of all groups at
+    that moment, so that one id resumes them all (``Last-Event-ID``, or ``?since=``) without a
+    gap; events above it may come again, with their own id. No id is given before every group is
+    live. If all groups are refused, the answer is 403; if none is asked for, 400.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended = asyncio.Event()
+        self._stream: asyncio.Task[None] | None = None
+
+    async def http_request(self, message: Any) -> None:
+        """Begin the stream when the request is complete, and stay free to hear of its end."""
+        if not message.get("more_body"):
+            self._stream = asyncio.create_task(self._run(), name="pgnotify event stream")
+
+    async def http_disconnect(self, message: Any) -> None:
+        """The browser has gone, or we have ended the stream."""
+        raise StopConsumer()
+
+    def more_sources(self) -> list[Any]:
+        """Our own end of the stream ends the connection too."""
+        return [self._end]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection; see Subscriber."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._stream is not None:
+                self._stream.cancel()
+                await asyncio.wait([self._stream])
+
+    async def send_frame(self, type: str, text: str, position: str | None) -> None:
+        """Send a browser frame as a server-sent event."""
+        identity = "" if position is None else f"id: {position}\n"
+        await self._write(f"{identity}event: {type}\ndata: {text}\n\n")
+        if self.session.is_idle:
+            await self.give_up()
+
+    async def give_up(self) -> None:
+        """End the stream; the browser comes again by itself."""
+        if not self._ended.is_set():
+            self._ended.set()
+            await self.send_body(b"")
+
+    async def _end(self) -> dict[str, Any]:
+        await self._ended.wait()
+        return {"type": "http.disconnect"}
+
+    async def _run(self) -> None:
+        try:
+            await self._answer()
+        except ClientGone:
+            pass
+        except Exception:
+            logger.exception("an event stream can't be served")
+        self._ended.set()
+
+    async def _answer(self) -> None:
+        try:
+            wanted = self._wanted_groups()
+        except InvalidGroup as problem:
+            await self.send_response(HTTPStatus.BAD_REQUEST, str(problem).encode())
+            return
+        allowed = [group for group in wanted if await self.session.authorized(group)]
+        if not wanted:
+            await self.send_response(HTTPStatus.BAD_REQUEST, b"Ask for a group.")
+        elif not allowed or not self.origin_allowed(without=True):
+            await self.send_response(HTTPStatus.FORBIDDEN, b"You may have none of the groups.")
+        else:
+            await self._serve(allowed, [group for group in wanted if group not in allowed])
+
+    async def _serve(self, groups: list[str], refused: list[str]) -> None:
+        await self.send_headers(headers=HEADERS)
+        await self._write(": connected\n\n")
+        self.session.expect(groups)
+        self.session.start()
+        for group in refused:
+            answer = error("forbidden", "You may not subscribe to this group.", group)
+            self.session.outbox.put(answer)
+        since = self._since()
+        for group in groups:
+            self.session.request(Subscribe(group, since, is_authorized=True))
+        while not self._ended.is_set():
+            await asyncio.sleep(KEEP_ALIVE_SECONDS)
+            await self._write(": keep-alive\n\n")
+
+    async def _write(self, text: str) -> None:
+        if self._ended.is_set():
+            raise ClientGone
+        try:
+            await self.send_body(text.encode(), more_body=True)
+        except Exception as gone:
+            raise ClientGone from gone
+
+    def _wanted_groups(self) -> list[str]:
+        wanted = [*self.groups_on_connect, *self._query().get("group", [])]
+        return list(dict.fromkeys(check_wanted_group(group, self.using) for group in wanted))
+
+    def _since(self) -> str | None:
+        for name, value in self.scope.get("headers", ()):
+            if name == b"last-event-id" and value:
+                return str(value.decode("latin1"))
+        since = self._query().get("since")
+        return since[0] if since else None
+
+    def _query(self) -> dict[str, list[str]]:
+        query: bytes = self.scope.get("query_string", b"")
+        return parse_qs(query.decode("latin1"))

@@ -1,0 +1,66 @@
+"""WebSocket: the consumer that a project puts into its routing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from channels.exceptions import DenyConnection
+from channels.generic.websocket import AsyncWebsocketConsumer
+
+from ..exceptions import InvalidGroup
+from .base import Subscriber
+from .browser import PONG, BadRequest, Ping, Subscribe, check_wanted_group, error, parse_request
+from .session import ClientGone
+
+INTERNAL_ERROR = 1011
+"""WebSocket close code for a mistake of the server's."""
+
+
+class EventConsumer(Subscriber, AsyncWebsocketConsumer):
+    """Gives a browser the events of the groups that it may have.
+
+    Set ``groups_on_connect`` and ``using``; override ``authorize``, and ``visible`` and
+    ``snapshot`` if you need them. The frames are in the reference.
+    """
+
+    async def connect(self) -> None:
+        """Accept an allowed origin and join ``groups_on_connect``; override to do more."""
+        if not self.origin_allowed(without=False):
+            raise DenyConnection()
+        await self.accept()
+        self.session.start()
+        for group in self.groups_on_connect:
+            self._join(group)
+
+    async def receive(self, text_data: str | None = None, bytes_data: Any = None) -> None:
+        """Take a frame from the browser; one that can't be understood gets an error."""
+        try:
+            request = parse_request(text_data, self.using)
+        except BadRequest as problem:
+            self.session.outbox.put(error(problem.code, str(problem)))
+            return
+        if isinstance(request, Ping):
+            self.session.outbox.put(PONG)
+        else:
+            self.session.request(request)
+
+    async def websocket_receive(self, message: Any) -> None:
+        """Servers may leave out either key, or send both."""
+        await self.receive(text_data=message.get("text"), bytes_data=message.get("bytes"))
+
+    async def send_frame(self, type: str, text: str, position: str | None) -> None:
+        """Send a browser frame."""
+        try:
+            await self.send(text_data=text)
+        except Exception as gone:
+            raise ClientGone from gone
+
+    async def give_up(self) -> None:
+        """Close the connection; the client may try again."""
+        await self.close(code=INTERNAL_ERROR)
+
+    def _join(self, group: str) -> None:
+        try:
+            self.session.request(Subscribe(check_wanted_group(group, self.using)))
+        except InvalidGroup as problem:
+            self.session.outbox.put(error("bad_frame", str(problem)))
