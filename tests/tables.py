@@ -1,28 +1,48 @@
-"""Tables made for one test, inside its transaction, and the events that they leave in the ledger."""
+"""Tables made for one test, and the events that they leave in the ledger."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from django.apps import apps
 from django.apps.registry import Apps
 from django.db import connection, models
 
 
-def make(name: str = "Thing", *, constraints: list[Any], base: Any = models.Model, **fields: Any) -> Any:
-    """A model of the app ``made``, with its table created by Django's schema editor."""
-    meta = type(
-        "Meta",
-        (),
-        {"app_label": "made", "apps": Apps(), "constraints": constraints, "db_table": fields.pop("db_table", f"made_{name.lower()}")},
-    )
+def make(
+    name: str = "Thing",
+    *,
+    constraints: list[Any],
+    base: Any = models.Model,
+    create: bool = True,
+    apps: Apps | None = None,
+    db_table: str | None = None,
+    **fields: Any,
+) -> Any:
+    """A model of the app ``made``, with its table created by Django's schema editor.
+
+    In a plain ``django_db`` test both are gone with its transaction; else see ``drop``.
+    """
+    options = {
+        "app_label": "made",
+        "apps": apps or Apps(),
+        "constraints": constraints,
+        "db_table": db_table or f"made_{name.lower()}",
+    }
+    meta = type("Meta", (), options)
     model = type(name, (base,), {"__module__": __name__, "Meta": meta, **fields})
-    with connection.schema_editor() as editor:
-        editor.create_model(model)
+    if create:
+        with connection.schema_editor() as editor:
+            editor.create_model(model)
     return model
+
+
+def drop(model: Any) -> None:
+    """Drop the table, its trigger functions and their entries."""
+    with connection.schema_editor() as editor:
+        for constraint in model._meta.constraints:
+            editor.remove_constraint(model, constraint)
+        editor.delete_model(model)
 
 
 def run(sql: str, *params: Any) -> list[tuple[Any, ...]]:
@@ -35,19 +55,18 @@ def run(sql: str, *params: Any) -> list[tuple[Any, ...]]:
 class Ledger:
     """Reads what came into the ledger since the last look."""
 
-    def __init__(self) -> None:
+    def __init__(self, schema: str = "public") -> None:
+        self.table = f'"{schema}".django_pgnotify_ledger'
         self.seen = 0
         self.take()
 
     def rows(self) -> list[dict[str, Any]]:
         """New ledger rows, oldest first, with their changes parsed."""
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT id, topic, model, changes, context, context_keys FROM django_pgnotify_ledger WHERE id > %s ORDER BY id",
-                [self.seen],
-            )
-            names = [column.name for column in cursor.description]
-            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        names = ("id", "topic", "model", "changes", "context", "context_keys")
+        found = run(
+            f"SELECT {', '.join(names)} FROM {self.table} WHERE id > %s ORDER BY id", self.seen
+        )
+        rows = [dict(zip(names, row, strict=True)) for row in found]
         if rows:
             self.seen = rows[-1]["id"]
         return [{**row, "changes": json.loads(row["changes"])} for row in rows]
