@@ -1,17 +1,31 @@
-"""A plain listening connection, and reading up to a marker: so absence is proved without waiting."""
+"""A plain listening connection, read up to a marker: so absence is proved without waiting."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
 import psycopg
-from django.db import connections
+from django.db import connections, transaction
 
 from django_pgnotify.publish.live import LIVE_PG_CHANNEL, unpack_live
 
 MARKER = "the tests' marker"
+
+
+class Rollback(Exception):
+    """Raised by a test to roll back."""
+
+
+@contextmanager
+def rolled_back(using: str = "default") -> Iterator[None]:
+    """A transaction, or a savepoint of one, that is rolled back by an error."""
+    with suppress(Rollback), transaction.atomic(using):
+        yield
+        raise Rollback
 
 
 class Ears:

@@ -68,7 +68,9 @@ class _Sending:
         rolled back since, and Django began another list) or is run by a test: of it those
         follow whose savepoints are all around this one too, up to the first of others.
         """
-        entries = [e for e in self.batch.entries if isinstance(e[1], _Sending) and not e[1].sent]
+        entries = [
+            e for e in self.batch.entries if isinstance(e[1], _Sending) and not e[1].sent
+        ]
         own = next((i for i, entry in enumerate(entries) if entry[1] is self), None)
         if own is not None:
             around = entries[own][0]

@@ -14,14 +14,10 @@ from django.test.utils import CaptureQueriesContext
 from django_pgnotify import event_context, notify
 from django_pgnotify.exceptions import InvalidEvent
 from django_pgnotify.publish.context import current_context, install_context
-from tests.ears import LedgerReader
+from tests.ears import LedgerReader, Rollback, rolled_back
 from tests.shop.models import Customer, Order
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-
-class Rollback(Exception):
-    """Raised by a test to roll back."""
 
 
 @pytest.fixture
@@ -93,9 +89,8 @@ def test_the_context_of_one_transaction_is_not_seen_by_the_next(ledger: LedgerRe
     with event_context(user=7):
         with transaction.atomic():
             notify("a")
-        with pytest.raises(Rollback), transaction.atomic():
+        with rolled_back():
             notify("a")
-            raise Rollback
     assert setting() == ""
     with transaction.atomic():
         notify("a")
@@ -112,9 +107,8 @@ def test_each_new_transaction_in_a_block_gets_the_context(ledger: LedgerReader) 
 
 def test_a_rolled_back_savepoint_keeps_the_context(ledger: LedgerReader) -> None:
     with event_context(user=7), transaction.atomic():
-        with pytest.raises(Rollback), transaction.atomic():
+        with rolled_back():
             notify("gone")
-            raise Rollback
         notify("a")
     assert contexts(ledger) == [{"user": 7}]
 
@@ -123,9 +117,8 @@ def test_a_rolled_back_savepoint_brings_no_ended_context_back(ledger: LedgerRead
     with transaction.atomic():
         with event_context(user=7):
             notify("a")
-        with pytest.raises(Rollback), transaction.atomic():
+        with rolled_back():
             notify("gone")
-            raise Rollback
         notify("a")
     assert contexts(ledger) == [{"user": 7}, None]
 
@@ -272,9 +265,9 @@ def test_values_follow_the_rule_of_event_data() -> None:
 def test_what_is_no_json_or_too_large_is_refused() -> None:
     with pytest.raises(InvalidEvent, match="user"):
         event_context(user=object())
-    with pytest.raises(InvalidEvent, match="8192"), event_context(a="x" * 5000):
-        with event_context(b="x" * 5000):
-            pass
+    large = event_context(b="x" * 5000)
+    with event_context(a="x" * 5000), pytest.raises(InvalidEvent, match="8192"), large:
+        pass
     assert current_context() == {}
 
 

@@ -18,15 +18,11 @@ from django_pgnotify.exceptions import (
     LedgerMissing,
     LiveOutsideTransactionManagement,
 )
-from django_pgnotify.publish import durable
+from django_pgnotify.publish import durable as durable_module
 from django_pgnotify.publish.message import MAX_EVENT_BYTES
-from tests.ears import Ears, LedgerReader
+from tests.ears import Ears, LedgerReader, Rollback, rolled_back
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
-
-
-class Rollback(Exception):
-    """Raised by a test to roll back."""
 
 
 @pytest.fixture
@@ -67,20 +63,18 @@ def test_a_commit_publishes_and_not_before(published: Any) -> None:
 
 
 def test_a_rollback_takes_back(published: Any) -> None:
-    with pytest.raises(Rollback), transaction.atomic():
+    with rolled_back():
         published(1)
-        raise Rollback
     assert published.arrived() == []
 
 
 def test_data_of_a_rolled_back_savepoint_is_not_published(published: Any) -> None:
     with transaction.atomic():
         published("outer")
-        with pytest.raises(Rollback), transaction.atomic():
+        with rolled_back():
             published("inner")
             with transaction.atomic():
                 published("innermost")
-            raise Rollback
         with transaction.atomic():
             published("second")
         published("last")
@@ -93,9 +87,8 @@ def test_a_savepoint_rolled_back_last_takes_only_its_own(published: Any) -> None
         with transaction.atomic():
             published("b")
         published("c")
-        with pytest.raises(Rollback), transaction.atomic():
+        with rolled_back():
             published("gone")
-            raise Rollback
     assert published.arrived() == ["a", "b", "c"]
 
 
@@ -113,10 +106,9 @@ def test_events_keep_their_order(published: Any) -> None:
 
 def test_each_database_has_its_own_outcome(published: Any) -> None:
     with Ears("other") as other_ears, LedgerReader("other") as other_ledger:
-        with transaction.atomic("other"), pytest.raises(Rollback), transaction.atomic():
+        with transaction.atomic("other"), rolled_back():
             published("default")
             published("other", using="other")
-            raise Rollback
         assert published.arrived() == []
         assert other_ears.data() + other_ledger.data() == ["other"]
 
@@ -201,19 +193,22 @@ def test_a_failing_callback_of_the_users_loses_no_event(ears: Ears) -> None:
     def fail() -> None:
         raise Rollback
 
-    with pytest.raises(Rollback), transaction.atomic():
-        notify("news", 1, durable=False)
-        transaction.on_commit(fail)
-        notify("news", 2, durable=False)
+    def publish() -> None:
+        with transaction.atomic():
+            notify("news", 1, durable=False)
+            transaction.on_commit(fail)
+            notify("news", 2, durable=False)
+
+    with pytest.raises(Rollback):
+        publish()
     assert ears.data() == [1, 2]
 
 
 def test_a_callback_may_publish_and_roll_back_by_itself(ears: Ears) -> None:
     def callback() -> None:
         notify("news", "at once", durable=False)
-        with pytest.raises(Rollback), transaction.atomic():
+        with rolled_back():
             notify("news", "gone", durable=False)
-            raise Rollback
 
     with transaction.atomic():
         transaction.on_commit(callback)
@@ -224,9 +219,8 @@ def test_a_callback_may_publish_and_roll_back_by_itself(ears: Ears) -> None:
 
 
 def test_a_rolled_back_transaction_leaves_nothing_for_the_next(ears: Ears) -> None:
-    with pytest.raises(Rollback), transaction.atomic():
+    with rolled_back():
         notify("news", "gone", durable=False)
-        raise Rollback
     notify("news", "autocommit", durable=False)
     with transaction.atomic():
         notify("news", "atomic", durable=False)
@@ -295,8 +289,8 @@ def test_a_missing_ledger_is_said_and_breaks_no_transaction() -> None:
     with transaction.atomic("other"):
         with connections["other"].cursor() as cursor:
             cursor.execute("ALTER FUNCTION pgnotify_append RENAME TO pgnotify_appended")
-            durable._schemas.clear()
-            with pytest.raises(LedgerMissing, match="manage.py migrate"):
+            durable_module._schemas.clear()
+            with pytest.raises(LedgerMissing, match="migrate"):
                 notify("news", using="other")
             cursor.execute("SELECT 1")
         transaction.set_rollback(True, using="other")
@@ -306,7 +300,7 @@ def test_the_ledger_is_found_under_another_search_path(ledger: LedgerReader) -> 
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL search_path = pg_catalog")
-        durable._schemas.clear()
+        durable_module._schemas.clear()
         notify("news", 1)
     assert ledger.data() == [1]
 
