@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.servers.left_out", "tests.servers.fixtures"]
+pytest_plugins = ["tests.servers.left_out", "tests.servers.fixtures", "tests.pglisten"]

@@ -17,8 +17,6 @@ from ..events import Json, dumps
 MAX_DEPTH = 200
 """Nested arrays and objects in one event. msgpack packs 511 levels, and the deep copy of the
 in-memory channel layer takes two Python frames a level of about a thousand."""
-PLAIN_BRACKETS = 5
-"""Brackets of a change without nested data: itself, data, changed, groups, templates."""
 
 ODD = re.compile(r"\d{16}|[eE][+-]?\d{3}|\\u[dD][89a-fA-F]")
 """Text that may need care: finds all that does, and little that doesn't."""
@@ -63,10 +61,9 @@ def approximate(value: Json, *, long_integers: bool = False) -> Json:
     return value
 
 
-def may_be_deep(text: str, changes: int) -> bool:
-    """True if the text of so many changes has brackets enough for one to pass MAX_DEPTH."""
-    brackets = text.count("[") + text.count("{")
-    return brackets > changes * PLAIN_BRACKETS + MAX_DEPTH
+def may_be_deep(text: str) -> bool:
+    """True if the text has brackets enough to pass MAX_DEPTH."""
+    return text.count("[") + text.count("{") > MAX_DEPTH
 
 
 def is_deep(value: Json) -> bool:

@@ -89,7 +89,7 @@ def _parsed(
     """Each change as written, as event object, and whether it may hold odd values."""
     changes, odd = _changes(row)
     context, odd_context = _context(row, context_keys)
-    check_depth = may_be_deep(row.changes, len(changes))
+    check_depth = may_be_deep(row.changes)
     for index, change in enumerate(changes):
         if not isinstance(change, dict) or change.get("kind") not in KINDS:
             logger.error(

@@ -79,8 +79,9 @@ async def unsent_ticks(connection: Connection, schema: str, after: Tick) -> Asyn
 
 
 async def _start_at_now(connection: Connection, schema: str, identity: Identity) -> Tick:
-    tick = await store_tick_of_now(connection, schema, await latest_tick(connection, schema))
+    # Before the tick, so that it has seen all rows that are left.
     await connection.execute(_in_schema(DELETE_FROM_THE_FUTURE, schema))
+    tick = await store_tick_of_now(connection, schema, await latest_tick(connection, schema))
     parameters = {"identity": identity.text, "number": tick.number}
     await connection.execute(_in_schema(START_AT_NOW, schema), parameters)
     logger.warning(

@@ -101,8 +101,10 @@ class Session:
         self._connections.append(leader.connection)
         await listener.listen()
         async with asyncio.TaskGroup() as tasks:
-            beside = [
-                self._start(tasks, "listener", listener.run()),
+            beside = [self._start(tasks, "listener", listener.run())]
+            # Before anything is announced: a pooler lets LISTEN succeed and hears nothing.
+            await self._guard(self._prove(listener, leader))
+            beside += [
                 self._start(tasks, "keep alive", self._keep_alive(listener, leader)),
                 self._start(tasks, "live", live.run()),
             ]
@@ -154,10 +156,13 @@ class Session:
     async def _keep_alive(self, listener: Listener, leader: Leader) -> None:
         """Prove the way of the bell again and again, which also shows the server that we live."""
         while True:
-            heartbeat = settings.HEARTBEAT_SECONDS
-            await listener.probe(leader.connection, heartbeat * HEARTBEATS_UNTIL_LOST)
             pings = settings.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT
-            await asyncio.sleep(min(heartbeat, pings))
+            await asyncio.sleep(min(settings.HEARTBEAT_SECONDS, pings))
+            await self._prove(listener, leader)
+
+    async def _prove(self, listener: Listener, leader: Leader) -> None:
+        timeout = settings.HEARTBEAT_SECONDS * HEARTBEATS_UNTIL_LOST
+        await listener.probe(leader.connection, timeout)
 
     def _start(
         self, tasks: asyncio.TaskGroup, name: str, work: Coroutine[Any, Any, None]

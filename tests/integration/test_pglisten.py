@@ -1,0 +1,166 @@
+"""pglisten as a process: it listens, stands by, drains, checks and refuses."""
+
+from __future__ import annotations
+
+import io
+import signal
+from typing import Any
+from urllib.request import urlopen
+
+import psycopg
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from channels.layers import BaseChannelLayer
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from tests.pglisten import StartPglisten, execute, publish, receive_data
+from tests.servers.fixtures import StartPgBouncer
+from tests.servers.postgres import Postgres
+from tests.servers.process import free_port
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_sigterm_drains_and_exits_0(start_pglisten: StartPglisten) -> None:
+    pglisten = start_pglisten()
+    pglisten.wait_for("listening")
+    publish("t", 1)
+    pglisten.process.send_signal(signal.SIGTERM)
+    assert pglisten.wait() == 0
+    assert "draining" in pglisten.output()
+    assert "stopped" in pglisten.output()
+
+
+def test_sigterm_while_standing_by_exits_0(start_pglisten: StartPglisten) -> None:
+    start_pglisten().wait_for("listening")
+    second = start_pglisten()
+    second.wait_for("standing by")
+    second.process.send_signal(signal.SIGTERM)
+    assert second.wait() == 0
+
+
+def test_once_beside_a_running_leader_exits_3_with_one_line(
+    start_pglisten: StartPglisten,
+) -> None:
+    start_pglisten().wait_for("listening")
+    once = start_pglisten("--once")
+    assert once.wait() == 3
+    assert len(once.output().splitlines()) == 1
+
+
+def test_verbosity_0_is_silent(start_pglisten: StartPglisten) -> None:
+    pglisten = start_pglisten("--once", "--verbosity", "0")
+    assert pglisten.wait() == 0
+    assert pglisten.output() == ""
+
+
+def test_connections_say_who_they_are(start_pglisten: StartPglisten) -> None:
+    start_pglisten().wait_for("listening")
+    names = execute(
+        "SELECT array_agg(application_name ORDER BY application_name) FROM pg_stat_activity"
+        " WHERE datname = current_database()"
+        " AND application_name ~ '(leader|listener|reader)$'"
+    )[0]
+    expected = {"django_pgnotify " + role for role in ("leader", "listener", "reader")}
+    assert expected <= set(names)
+
+
+def test_metrics_are_served(start_pglisten: StartPglisten) -> None:
+    port = free_port()
+    pglisten = start_pglisten("--metrics-port", str(port))
+    publish("t", 1)
+    pglisten.wait_for("listening")
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    assert "pgnotify_leader 1\n" in text
+    assert "pgnotify_lag_seconds 0.0\n" in text
+
+
+def test_check_beside_a_running_relay_names_each_probe(start_pglisten: StartPglisten) -> None:
+    start_pglisten().wait_for("listening")
+    check = start_pglisten("--check")
+    assert check.wait() == 0, check.output()
+    lines = check.output().splitlines()
+    assert all(line.startswith("ok ") for line in lines)
+    assert [line.split(":")[0][3:] for line in lines] == [
+        *("server", "ledger", "privileges", "bell", "relay", "channel layer", "triggers"),
+    ]
+    assert "ok relay: a pglisten is running" in lines
+
+
+def test_check_fails_for_the_in_memory_layer_and_says_what_to_use() -> None:
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="1 probe failed"):
+        call_command("pglisten", check=True, stdout=out)
+    (failed,) = (line for line in out.getvalue().splitlines() if line.startswith("FAIL"))
+    assert failed.startswith("FAIL channel layer: InMemoryChannelLayer")
+    assert "PostgresChannelLayer" in failed
+
+
+def test_check_names_a_missing_trigger() -> None:
+    out = io.StringIO()
+    with connection.schema_editor() as editor:
+        editor.execute("ALTER TABLE django_pgnotify_ledger RENAME TO elsewhere")
+    try:
+        with pytest.raises(CommandError):
+            call_command("pglisten", check=True, stdout=out)
+        with pytest.raises(CommandError, match="migrate django_pgnotify"):
+            call_command("pglisten", once=True)
+    finally:
+        execute("ALTER TABLE elsewhere RENAME TO django_pgnotify_ledger")
+    assert "FAIL ledger: The ledger is not installed" in out.getvalue()
+
+
+@pytest.mark.pgbouncer
+def test_pooler_is_named_and_the_cure_told(
+    start_pglisten: StartPglisten, start_pgbouncer: StartPgBouncer, postgres: Postgres
+) -> None:
+    name = str(connection.settings_dict["NAME"])
+    pooled = start_pgbouncer(postgres.url()).url(name)
+    pglisten = start_pglisten(url=pooled, HEARTBEAT_SECONDS=0.5)
+    assert pglisten.wait() == 1
+    assert "pooler" in pglisten.output()
+    assert "PGNOTIFY['LISTENER']" in pglisten.output()
+    direct = postgres.url(name)
+    listener = psycopg.conninfo.conninfo_to_dict(direct)
+    start_pglisten(
+        url=pooled,
+        LISTENER=listener,
+        layers={"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
+    ).wait_for("listening")
+
+
+def test_role_without_privileges_is_told_the_grants(start_pglisten: StartPglisten) -> None:
+    execute("DROP ROLE IF EXISTS pgnotify_nobody")
+    execute("CREATE ROLE pgnotify_nobody LOGIN")
+    try:
+        pglisten = start_pglisten(LISTENER={"user": "pgnotify_nobody"})
+        assert pglisten.wait() == 1
+    finally:
+        execute("DROP ROLE pgnotify_nobody")
+    assert "GRANT" in pglisten.output()
+    assert "django_pgnotify_ledger" in pglisten.output()
+
+
+def test_standby_takes_over_when_the_leader_is_killed(
+    start_pglisten: StartPglisten, pg_layer: BaseChannelLayer
+) -> None:
+    first = start_pglisten()
+    first.wait_for("listening")
+    second = start_pglisten()
+    second.wait_for("standing by")
+
+    async def subscribe_and_see() -> list[Any]:
+        channel = await pg_layer.new_channel()
+        await pg_layer.group_add("t", channel)
+        await sync_to_async(publish)("t", "before")
+        found = await receive_data(pg_layer, channel, "before")
+        first.process.send_signal(signal.SIGKILL)
+        await sync_to_async(publish)("t", "meanwhile")
+        await sync_to_async(second.wait_for)("listening")
+        await sync_to_async(publish)("t", "after")
+        return found + await receive_data(pg_layer, channel, "after")
+
+    found = async_to_sync(subscribe_and_see)()
+    assert list(dict.fromkeys(found)) == ["before", "meanwhile", "after"]

@@ -1,0 +1,87 @@
+"""Frames are bounded, numbered and chained."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django_pgnotify.ledger.rows import Change
+from django_pgnotify.ledger.ticks import Tick
+from django_pgnotify.relay.frames import HELD_FRAMES, Chain, Outgoing, TickFrames
+
+MAX = 2000
+
+
+def change(number: int, *groups: str, size: int = 100) -> Change:
+    return Change(event={"id": f"1-{number}", "data": "x" * size}, groups=groups)
+
+
+def build(*changes: Change, tick: int = 7, chain: Chain | None = None) -> list[Outgoing]:
+    built = TickFrames(
+        epoch="e",
+        tick=Tick(number=tick, snapshot="1:1:", bits=3),
+        chain=chain or Chain(floor=5),
+        max_bytes=MAX,
+        control=5,
+    )
+    found = [frame for one in changes for frame in built.add(one)]
+    return found + built.finish()
+
+
+def of_group(frames: list[Outgoing], group: str) -> list[dict[str, Any]]:
+    return [frame.message for frame in frames if frame.group == group]
+
+
+def test_no_frame_is_larger_than_allowed() -> None:
+    frames = build(*(change(n, "a", size=n % 700) for n in range(500)))
+    sizes = [len(json.dumps(f.message, separators=(",", ":"))) for f in frames]
+    assert max(sizes) <= MAX
+    assert sum(len(f.message["events"]) for f in frames) == 500
+
+
+def test_parts_are_counted_when_the_tick_fits_in_memory() -> None:
+    frames = build(*(change(n, "a") for n in range(50)))
+    assert [f.message["part"] for f in frames] == [
+        [n, len(frames)] for n in range(1, len(frames) + 1)
+    ]
+
+
+def test_large_tick_is_sent_as_it_fills_and_only_its_last_part_is_counted() -> None:
+    tick = Tick(number=7, snapshot="1:1:", bits=3)
+    built = TickFrames(epoch="e", tick=tick, chain=Chain(5), max_bytes=MAX, control=5)
+    early = [f for n in range(500) for f in built.add(change(n, "a"))]
+    late = built.finish()
+    assert len(early) > HELD_FRAMES
+    assert len(late) <= HELD_FRAMES + 1
+    parts = [f.message["part"] for f in early + late]
+    assert parts == [[n, 0] for n in range(1, len(parts))] + [[len(parts), len(parts)]]
+
+
+def test_large_tick_of_many_groups_ends_each_of_them() -> None:
+    frames = build(*(change(n, f"group-{n}") for n in range(1000)))
+    for number in range(1000):
+        messages = of_group(frames, f"group-{number}")
+        assert messages[-1]["part"] == [len(messages), len(messages)]
+        assert sum(len(m["events"]) for m in messages) == 1
+
+
+def test_event_too_large_goes_without_data() -> None:
+    (frame,) = build(change(0, "a", size=MAX), change(1, "a", size=10))
+    large, small = frame.message["events"]
+    assert large == {"id": "1-0", "truncated": True}
+    assert "truncated" not in small
+
+
+def test_prev_is_the_tick_of_the_group_before() -> None:
+    chain = Chain(floor=5)
+    assert build(change(0, "a"), tick=7, chain=chain)[0].message["prev"] == 5
+    build(change(0, "b"), tick=8, chain=chain)
+    assert build(change(0, "a"), tick=9, chain=chain)[0].message["prev"] == 7
+
+
+def test_forgotten_group_gets_the_highest_forgotten_tick() -> None:
+    chain = Chain(floor=5, remembered=2)
+    for tick, group in enumerate("abc", start=6):
+        chain.follow(group, tick)
+    assert chain.follow("a", 9) == 6
+    assert chain.follow("never seen", 10) == 7
