@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from .events import Event
 from .groups import group_name
+from .handlers import on_event
 from .publish.context import event_context
 from .publish.message import anotify, notify
 from .publish.signals import publish_signals
@@ -30,5 +31,6 @@ __all__ = [
     "event_context",
     "group_name",
     "notify",
+    "on_event",
     "publish_signals",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import router
 from django.db.migrations.operations.base import Operation
@@ -72,6 +72,8 @@ class AddNotifyTrigger(_DatabaseOnly):
     Raises InvalidDeclaration when applied, if the model has no such fields.
     """
 
+    notify_trigger: ClassVar[str] = "add"
+
     def __init__(self, model: str, trigger: NotifyTrigger) -> None:
         if not isinstance(trigger, NotifyTrigger):
             raise InvalidDeclaration(
@@ -131,6 +133,8 @@ class AddNotifyTrigger(_DatabaseOnly):
 
 class RemoveNotifyTrigger(AddNotifyTrigger):
     """Take away what an earlier AddNotifyTrigger installed; reversed, install it again."""
+
+    notify_trigger: ClassVar[str] = "remove"
 
     def database_forwards(
         self,

@@ -67,8 +67,6 @@ def all_declared(connection: BaseDatabaseWrapper, apps: Apps) -> list[Declared]:
 def _added_by_operations(connection: BaseDatabaseWrapper, apps: Apps) -> Iterator[Declared]:
     from django.db.migrations.loader import MigrationLoader
 
-    from ..operations import AddNotifyTrigger, RemoveNotifyTrigger
-
     loader = MigrationLoader(connection, ignore_no_migrations=True)
     added: dict[str, tuple[str, NotifyTrigger]] = {}
     plan = [
@@ -78,10 +76,12 @@ def _added_by_operations(connection: BaseDatabaseWrapper, apps: Apps) -> Iterato
         if key not in loader.applied_migrations:
             continue
         for operation in loader.graph.nodes[key].operations:
-            if isinstance(operation, AddNotifyTrigger):
-                added[operation.trigger.topic] = (operation.model, operation.trigger)
-            elif isinstance(operation, RemoveNotifyTrigger):
-                added.pop(operation.trigger.topic, None)
+            # Known by a mark, not by class: operations.py stands above this module.
+            match getattr(operation, "notify_trigger", None):
+                case "add":
+                    added[operation.trigger.topic] = (operation.model, operation.trigger)
+                case "remove":
+                    added.pop(operation.trigger.topic, None)
     for label, trigger in added.values():
         try:
             yield apps.get_model(label), trigger

@@ -27,7 +27,7 @@ STATIONS: dict[str, set[str]] = {
     "ledger": LEAVES,
     "publish": LEAVES | {"ledger"},
     "relay": LEAVES | {"ledger", "publish"},
-    "consumers": LEAVES | {"ledger"},
+    "consumers": LEAVES | {"ledger", "publish"},
     "layers": LEAVES,
 }
 """What each station may import at the top of its modules or inside functions."""
