@@ -90,8 +90,10 @@ def _run(port: int, folder: Path) -> None:
 def _check_port(port: int) -> None:
     try:
         socket.create_server((HOST, port)).close()
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no such port"
+    except OverflowError:
+        raise DemoError(f"{port} is not a port") from None
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise DemoError(
             f"port {port} can't be used ({reason}); try make demo PORT={port + 1}"
         ) from None
@@ -144,12 +146,16 @@ def _prepare(url: str) -> None:
     os.environ["DATABASE_URL"] = url
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.settings"
     import django
-    from django.core.management import call_command
-    from django.db import connections
+    from django.core.management import CommandError, call_command
+    from django.db import Error, connections
 
     django.setup()
-    call_command("migrate", verbosity=0, interactive=False)
-    call_command("seed")
+    try:
+        call_command("migrate", verbosity=0, interactive=False)
+        call_command("seed")
+    except (CommandError, Error) as error:
+        reason = " ".join(str(error).split())
+        raise DemoError(f"the database can't be migrated: {reason}") from error
     connections.close_all()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -80,6 +82,16 @@ class RunningDemo:
         finally:
             self.process.kill()
             self._close(self.process)
+
+    def psql(self, statement: str) -> str:
+        """Run a statement by the command that the greeting shows, as a reader would paste it."""
+        shown = re.search(r"^ +psql +(.*)$", self.greeting, re.MULTILINE)
+        assert shown is not None
+        command = [*shlex.split(shown[1]), "--no-align", "--quiet", "--tuples-only"]
+        done = subprocess.run(
+            [*command, "--command", statement], check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
 
     def _read_greeting(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None

@@ -6,4 +6,5 @@ from django.urls import path
 
 from .consumers import OrderConsumer
 
-websocket_urlpatterns = [path("ws/orders/", OrderConsumer.as_asgi())]
+# Django's type stubs know of views only.
+websocket_urlpatterns = [path("ws/orders/", OrderConsumer.as_asgi())]  # type: ignore[arg-type]

@@ -114,7 +114,11 @@ COPY = """
 
 
 def copy() -> str:
-    """Stream orders in by COPY, of which no ORM signal knows."""
+    """Stream orders in by COPY, of which no ORM signal knows.
+
+    Nor does ``event_context``, of a COPY that is the first write of its transaction: the feed
+    calls it plain SQL.
+    """
     orders = [draft() for _ in range(COPY_ROWS)]
     now = timezone.now()
     with connection.cursor() as cursor, cursor.copy(COPY) as stream:

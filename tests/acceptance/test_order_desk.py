@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
@@ -13,7 +12,6 @@ import pytest_asyncio
 from playwright.async_api import Page, expect
 from psycopg import sql
 
-from example_project.embedded import wheel_binaries
 from example_project.running import RunningDemo
 from tests.servers.postgres import Postgres
 
@@ -30,21 +28,8 @@ PHONE = {"width": 360, "height": 740}
 expect.set_options(timeout=SEEN_MS)
 
 
-class Desk:
-    """A running order desk, and a way into its database."""
-
-    def __init__(self, demo: RunningDemo, database_url: str) -> None:
-        self.demo = demo
-        self.database_url = database_url
-
-    def psql(self, statement: str) -> str:
-        """Run a statement by the real psql."""
-        program = str(wheel_binaries() / "psql")
-        command = [program, self.database_url, "--no-align", "--quiet", "--tuples-only"]
-        done = subprocess.run(
-            [*command, "--command", statement], check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
+class Desk(RunningDemo):
+    """A running order desk."""
 
     def place(self, status: str = "new") -> int:
         """Place an order by SQL; give its number."""
@@ -66,8 +51,8 @@ def desk(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
         try:
             env = {"DATABASE_URL": url}
-            with RunningDemo(tmp_path_factory.mktemp("demo"), env=env) as demo:
-                yield Desk(demo, url)
+            with Desk(tmp_path_factory.mktemp("demo"), env=env) as desk:
+                yield desk
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
@@ -77,13 +62,13 @@ async def visit(desk: Desk, visits: Visits) -> AsyncIterator[Visits]:
     """Visits to the desk: no page may complain, or ask another host for anything."""
     yield visits
     assert visits.complaints == []
-    assert visits.hosts == {desk.demo.host}
+    assert visits.hosts == {desk.host}
 
 
 async def open_desk(desk: Desk, visits: Visits, path: str = "", **options: object) -> Page:
     """Open the desk's page and wait until it is live."""
     page = await visits.page(**options)
-    await page.goto(desk.demo.url + path)
+    await page.goto(desk.url + path)
     await expect(page.locator("#connection")).to_have_attribute("data-status", "live")
     await expect(page.locator("#rows tr").first).to_be_visible()
     return page
@@ -193,7 +178,7 @@ async def test_what_the_admin_changes_shows_with_the_name_of_who_did_it(
     number = desk.place()
     page = await open_desk(desk, visit)
     admin = await visit.page()
-    await admin.goto(f"{desk.demo.url}admin/orders/order/{number}/change/")
+    await admin.goto(f"{desk.url}admin/orders/order/{number}/change/")
     await admin.get_by_label("Username").fill("demo")
     await admin.get_by_label("Password").fill("demo")
     await admin.get_by_role("button", name="Log in").click()
@@ -223,14 +208,32 @@ async def test_a_page_that_was_offline_resumes(desk: Desk, visit: Visits) -> Non
     await expect_news(page, f"#{number} new → paid")  # not only the state: each event
 
 
+async def test_a_page_that_was_away_for_too_long_says_so_and_reads_the_desk_anew(
+    desk: Desk, visit: Visits
+) -> None:
+    page, witness = [await open_desk(desk, visit) for _ in range(2)]
+    await page.get_by_role("button", name="Go offline").click()
+    await expect(page.locator("#connection")).to_have_text("Offline")
+    number = desk.place()
+    await expect(witness.locator(order(witness, number))).to_be_visible()
+    trimmed = "SELECT max(number) FROM django_pgnotify_tick"
+    desk.psql(f"UPDATE django_pgnotify_state SET trimmed = ({trimmed})")
+    await page.get_by_role("button", name="Go online").click()
+    await expect_news(page, "Too much was missed (expired)")
+    await expect(page.locator(order(page, number))).to_be_visible()
+    desk.psql(f"UPDATE orders_order SET status = 'paid' WHERE id = {number}")
+    for each in (page, witness):
+        await expect(each.locator(order(each, number))).to_contain_text("paid")
+
+
 async def test_a_page_shows_what_it_missed_while_the_servers_were_down(
     desk: Desk, visit: Visits
 ) -> None:
     page = await open_desk(desk, visit)
-    desk.demo.stop()
+    desk.stop()
     await expect(page.locator("#connection")).to_have_text("Reconnecting")
     number = desk.place()
-    desk.demo.start()
+    desk.start()
     await expect(page.locator(order(page, number))).to_be_visible(timeout=4 * SEEN_MS)
     await expect_news(page, "Resumed")
     await expect(page.locator("#connection")).to_have_attribute("data-status", "live")
@@ -240,7 +243,7 @@ async def test_a_page_shows_what_it_missed_while_the_servers_were_down(
 @pytest.mark.parametrize("path", ["", "admin/login/"])
 async def test_a_phone_scrolls_down_only(desk: Desk, visit: Visits, path: str) -> None:
     page = await visit.page(viewport=PHONE)
-    await page.goto(desk.demo.url + path)
+    await page.goto(desk.url + path)
     if not path:
         await expect(page.locator("#rows tr").first).to_be_visible()
     assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

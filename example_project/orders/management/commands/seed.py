@@ -37,6 +37,8 @@ ORDERS = [
     (7, Status.NEW, "103.20", "gift wrap"),
     (5, Status.NEW, "36.40", ""),
     (2, Status.NEW, "72.00", "leave at the door"),
+    (4, Status.PAID, "54.00", ""),
+    (6, Status.NEW, "162.00", "express"),
 ]
 DEMO = "demo"
 

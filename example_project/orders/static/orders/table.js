@@ -7,7 +7,7 @@ const ROWS_SHOWN = 100;
 /** With more leaving rows than these nobody could follow a farewell. */
 const ROWS_FADING = 12;
 const FLASH_MS = 1_600;
-const FADE_MS = 500;
+const FADE_MS = 900;
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -147,7 +147,7 @@ function flash(line, kind) {
 function fade(line) {
   line.dataset.leaving = "";
   const color = "var(--flash-leave)";
-  const farewell = { backgroundColor: [color, color], opacity: [1, 0] };
+  const farewell = { backgroundColor: [color, color], opacity: [1, 1, 0] };
   line.animate(farewell, FADE_MS).onfinish = () => line.remove();
 }
 
