@@ -275,6 +275,14 @@ SHOWS = """lines => JSON.stringify(
 ) === JSON.stringify(lines)"""
 
 
+def test_the_tests_of_the_testing_page_pass_in_the_project(shop: Shop) -> None:
+    files = [block for block in blocks("howto/testing.md") if "caption" in block.options]
+    assert len(files) == 3
+    for block in files:
+        shop.do(block)
+    shop.command("python -m pytest -p no:cacheprovider test_published.py test_consumer.py")
+
+
 def test_what_the_tutorial_installs_are_the_packages_of_this_run() -> None:
     (install,) = (block for block in blocks(PAGE) if block.options.get("class") == "set-up")
     line = next(line for line in install.text.splitlines() if line.startswith("pip install"))
