@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, sql
@@ -86,6 +88,23 @@ def place(connection: Connection) -> str:
 def quoted(name: str) -> str:
     """The identifier as SQL writes it."""
     return sql.Identifier(name).as_string()
+
+
+@contextlib.contextmanager
+def aborted_after(seconds: float, connection: Connection) -> Iterator[None]:
+    """End the connection unless the block is done in time; who waits in it gets an error."""
+    timer = asyncio.get_running_loop().call_later(seconds, abort, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def first_cause(error: Exception) -> Exception:
+    """The first error in a group of groups: what went wrong; the others follow from it."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def abort(connection: Connection) -> None:

@@ -11,7 +11,7 @@ from psycopg import OperationalError, sql
 from ..connecting import connect_listener
 from ..exceptions import ListenerRefused
 from ..publish.live import LIVE_PG_CHANNEL
-from .connections import Connection
+from .connections import Connection, aborted_after
 from .queues import LiveQueue
 
 BELL_PG_CHANNEL = "django_pgnotify_bell"
@@ -50,14 +50,15 @@ class Listener:
     async def probe(self, sender: Connection, timeout_seconds: float) -> None:
         """Ring for ourselves over another connection, and return when it has been heard.
 
-        Raises ListenerRefused if it does not come back in time: a server that has frozen, or a
-        pooler, raises nothing by itself.
+        A server that has frozen raises nothing by itself: then `sender` is ended. Raises
+        ListenerRefused if the bell was rung and does not come back in time.
         """
         token = secrets.token_hex(8)
         heard = self._probes[token] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(timeout_seconds):
+            with aborted_after(timeout_seconds, sender):
                 await sender.execute("SELECT pg_notify(%s, %s)", [BELL_PG_CHANNEL, token])
+            async with asyncio.timeout(timeout_seconds):
                 await heard
         except TimeoutError:
             raise ListenerRefused(

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from channels.layers import InMemoryChannelLayer, get_channel_layer
+from channels.layers import InMemoryChannelLayer
 from django.apps import apps
 from django.db import connections
 
-from ..conf import settings
 from ..connecting import connect_listener
 from ..publish.registry import drift
 from .connections import Connection, check_ledger, check_privileges, check_server
 from .leader import somebody_leads
 from .listener import Listener
 from .queues import LiveQueue
+from .sender import configured_layer
 
 APPLICATION_NAME = "django_pgnotify check"
 ROUND_TRIP_SECONDS = 5.0
@@ -110,12 +110,7 @@ async def _relay(connection: Connection, schema: str) -> str:
 
 
 async def _layer() -> str:
-    layer = get_channel_layer(settings.CHANNEL_LAYER)
-    if layer is None:
-        raise Failed(
-            f"CHANNEL_LAYERS has no {settings.CHANNEL_LAYER!r}. Set it to"
-            " django_pgnotify.layers.PostgresChannelLayer or channels_redis."
-        )
+    layer = configured_layer()
     if isinstance(layer, InMemoryChannelLayer):
         raise Failed(
             "InMemoryChannelLayer reaches this process only, so no browser gets anything. Use"

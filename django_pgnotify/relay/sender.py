@@ -6,11 +6,12 @@ import asyncio
 import logging
 from typing import Any
 
-from channels.layers import get_channel_layer
-from django.core.exceptions import ImproperlyConfigured
+from channels.exceptions import InvalidChannelLayerError
+from channels.layers import BaseChannelLayer, get_channel_layer
 
 from ..backoff import Backoff
 from ..conf import settings
+from ..exceptions import ListenerRefused
 from ..groups import HUB_GROUP, wire_name
 from ..metrics import Metrics
 from .frames import Outgoing
@@ -27,16 +28,26 @@ REFUSALS = (TypeError, ValueError, OverflowError, RecursionError, AssertionError
 """What encoders raise for a message that they will never take."""
 
 
+def configured_layer() -> BaseChannelLayer:
+    """The channel layer of the settings, or ListenerRefused with the cure."""
+    alias = settings.CHANNEL_LAYER
+    try:
+        layer = get_channel_layer(alias)
+    except (InvalidChannelLayerError, ImportError, TypeError) as error:
+        raise ListenerRefused(f"CHANNEL_LAYERS[{alias!r}] does not work: {error}") from error
+    if layer is None:
+        raise ListenerRefused(
+            f"CHANNEL_LAYERS has no {alias!r}: frames have nowhere to go. Set it to"
+            " django_pgnotify.layers.PostgresChannelLayer or channels_redis."
+        )
+    return layer
+
+
 class Layer:
     """The channel layer, with one log line when it fails and one when it is back."""
 
     def __init__(self, alias: str, metrics: Metrics) -> None:
-        layer = get_channel_layer(settings.CHANNEL_LAYER)
-        if layer is None:
-            raise ImproperlyConfigured(
-                f"CHANNEL_LAYERS has no {settings.CHANNEL_LAYER!r}: frames have nowhere to go."
-            )
-        self._layer = layer
+        self._layer = configured_layer()
         self._alias = alias
         self._metrics = metrics
         self._down = False

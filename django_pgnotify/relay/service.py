@@ -15,6 +15,7 @@ from ..backoff import Backoff
 from ..conf import settings
 from ..exceptions import LedgerMissing, ListenerRefused
 from ..metrics import Metrics
+from .connections import first_cause
 from .session import HandlersToRun, Session
 
 logger = logging.getLogger("django_pgnotify")
@@ -124,10 +125,3 @@ class Service:
         finally:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
-
-
-def first_cause(error: Exception) -> Exception:
-    """The first error in a group of groups: what went wrong; the others follow from it."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -14,7 +14,7 @@ from ..ledger.rows import Change, LedgerRow, changes_of
 from ..ledger.ticks import Tick, store_tick
 from ..metrics import Metrics
 from . import frames
-from .connections import Connection
+from .connections import Connection, aborted_after
 from .epoch import Start, unsent_ticks
 from .frames import Chain, Outgoing, TickFrames
 from .leader import Leader
@@ -67,8 +67,9 @@ class Ticker:
 
     async def read_next(self) -> bool:
         """Store the next tick and put its frames; False if there is nothing new."""
-        async with asyncio.timeout(settings.LEADER_TIMEOUT_SECONDS):
-            tick = await store_tick(self._leader.connection, self._leader.schema, self.tick)
+        connection = self._leader.connection
+        with aborted_after(settings.LEADER_TIMEOUT_SECONDS, connection):
+            tick = await store_tick(connection, self._leader.schema, self.tick)
         if tick is None:
             return False
         self._on_tick()

@@ -81,8 +81,11 @@ class Command(BaseCommand):
         try:
             with self._visible_logs(options["verbosity"]):
                 self._run(**options)
-        except PgnotifyError as error:
-            raise CommandError(str(error)) from error
+        except CommandError:
+            raise
+        except Exception as error:
+            raise_known(error)
+            raise
 
     def _run(self, *, database: str, once: bool, check: bool, **options: Any) -> None:
         if connections[database].vendor != "postgresql":
@@ -166,6 +169,17 @@ class LinesTo(logging.Handler):
             self._stream.flush()
         except Exception:
             self.handleError(record)
+
+
+def raise_known(error: Exception) -> None:
+    """Raise CommandError, which is printed in a line, for what is no mistake of ours."""
+    from psycopg import Error
+
+    from ...relay.connections import first_cause
+
+    cause = first_cause(error)
+    if isinstance(cause, (PgnotifyError, Error, OSError)):
+        raise CommandError(" ".join(str(cause).split())) from error
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
