@@ -116,33 +116,37 @@ class EventQueries:
             f"{self._either(deleted, self._data)}, "
             f"{changed} || ',\"groups\":' || {self.ledger}.pgnotify_names(\"~v\".names) || '}}'\n"
             f"FROM {joined}\n"
-            f'CROSS JOIN LATERAL (SELECT {self._inside(OLD)}, {self._inside(NEW)}) AS "~i" (old, new)\n'
-            f"CROSS JOIN LATERAL (SELECT CASE WHEN \"~i\".old THEN {self._group_array(OLD)} ELSE '{{}}' END, "
-            f'CASE WHEN "~i".new THEN {self._group_array(NEW)} ELSE \'{{}}\' END) AS "~g" (old, new)\n'
+            # OFFSET 0 keeps the planner from repeating the expressions wherever they are used.
+            f"CROSS JOIN LATERAL (SELECT {self._inside(OLD)}, {self._inside(NEW)},"
+            f' {self._group_array(OLD)}, {self._group_array(NEW)} OFFSET 0) AS "~g"'
+            " (was_in, is_in, old, new)\n"
             f'CROSS JOIN LATERAL (VALUES {self._moves()}) AS "~v" (kind, report, names)\n'
             'WHERE "~v".report'
         )
 
     def _moves(self) -> str:
+        stays = '("~g".was_in AND "~g".is_in AND "~g".old COLLATE "C" = "~g".new)'  # what most rows do
         both = f'{self.ledger}.pgnotify_both("~g".old, "~g".new)'
-        only = f"{self.ledger}.pgnotify_only"
         rows = []
         if {"update", "delete"} & set(self.on):
-            left = f'{only}("~g".old, "~g".new)'
-            rows.append(
-                f"('delete', \"~i\".old AND (NOT \"~i\".new OR {left} <> '{{}}'), {left})"
-            )
+            rows.append(self._leaving("delete", stays, "was_in", "is_in", "old", "new"))
         if "update" in self.on:
-            stayed = f'({both} <> \'{{}}\' OR "~g".old = "~g".new)'
-            rows.append(
-                f'(\'update\', "~i".old AND "~i".new AND {stayed} AND {self._differs()}, {both})'
+            updated = (
+                f'"~g".was_in AND "~g".is_in AND {self._differs()}'
+                f" AND ({stays} OR {both} <> '{{}}')"
             )
+            rows.append(f"('update', {updated}, CASE WHEN {stays} THEN \"~g\".new ELSE {both} END)")
         if {"update", "insert"} & set(self.on):
-            entered = f'{only}("~g".new, "~g".old)'
-            rows.append(
-                f"('insert', \"~i\".new AND (NOT \"~i\".old OR {entered} <> '{{}}'), {entered})"
-            )
+            rows.append(self._leaving("insert", stays, "is_in", "was_in", "new", "old"))
         return ",\n".join(rows)
+
+    def _leaving(self, kind: str, stays: str, here: str, there: str, mine: str, its: str) -> str:
+        """An entry of VALUES for the groups that the row has on one side only."""
+        names = (
+            f'CASE WHEN {stays} THEN \'{{}}\' WHEN "~g".{there}'
+            f' THEN {self.ledger}.pgnotify_only("~g".{mine}, "~g".{its}) ELSE "~g".{mine} END'
+        )
+        return f"('{kind}', \"~g\".{here} AND (NOT \"~g\".{there} OR {names} <> '{{}}'), {names})"
 
     # Pieces of SQL
 
@@ -185,7 +189,7 @@ class EventQueries:
             f"CASE WHEN NOT {self._same(column)} THEN {literal(json.dumps(column.name))} END"
             for column in self.data
         )
-        return f"',\"changed\":[' || concat_ws(',', {names}) || ']'"
+        return f"',\"changed\":[' || array_to_string(ARRAY[{names}], ',') || ']'"
 
     def _either(self, condition: str, expression: Any) -> str:
         return f"CASE WHEN {condition} THEN {expression(OLD)} ELSE {expression(NEW)} END"
@@ -222,8 +226,7 @@ class EventQueries:
 
     def _group_array(self, row: str) -> str:
         names = ", ".join(self._group(group, row) for group in self.groups)
-        distinct = f"array_remove(ARRAY[{names}]::text[], NULL)"
-        return f"{self.ledger}.pgnotify_only({distinct}, '{{}}')"
+        return f"array_remove(ARRAY[{names}]::text[], NULL)"  # the relay takes each name once
 
     def _few_groups_json(self, row: str) -> str:
         return _array([self._group(group, row) for group in self.groups])
@@ -274,4 +277,4 @@ def may_be_large(column: Column) -> bool:
 
 def _array(names: list[str]) -> str:
     quoted = ", ".join(f"'\"' || {name} || '\"'" for name in names)
-    return f"('[' || concat_ws(',', {quoted}) || ']')" if names else "'[]'"
+    return f"('[' || array_to_string(ARRAY[{quoted}], ',') || ']')" if names else "'[]'"

@@ -336,15 +336,39 @@ BEGIN
     RETURN @schema@.pgnotify_hash(name);
 END $$;
 
--- Sets of groups; names hold no character that JSON would escape.
+-- Sets of groups. In plpgsql: they run for each row that moves, and the planner does not inline a
+-- function with a subquery. COLLATE "C", since a column's collation may call 'A' and 'a' equal.
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_both(text[], text[]) RETURNS text[]
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$ SELECT ARRAY(SELECT DISTINCT name FROM pg_catalog.unnest($1 COLLATE pg_catalog."C") AS name WHERE name = ANY ($2)) $$;
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    AS $$
+DECLARE
+    name text COLLATE pg_catalog."C";
+    result text[] COLLATE pg_catalog."C" := '{}';
+BEGIN
+    FOREACH name IN ARRAY $1 LOOP
+        IF name = ANY ($2) AND name <> ALL (result) THEN
+            result := result || name;
+        END IF;
+    END LOOP;
+    RETURN result;
+END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_only(text[], text[]) RETURNS text[]
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$ SELECT ARRAY(SELECT DISTINCT name FROM pg_catalog.unnest($1 COLLATE pg_catalog."C") AS name WHERE name <> ALL ($2)) $$;
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    AS $$
+DECLARE
+    name text COLLATE pg_catalog."C";
+    result text[] COLLATE pg_catalog."C" := '{}';
+BEGIN
+    FOREACH name IN ARRAY $1 LOOP
+        IF name <> ALL ($2) AND name <> ALL (result) THEN
+            result := result || name;
+        END IF;
+    END LOOP;
+    RETURN result;
+END $$;
 
+-- Names hold no character that JSON would escape.
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_names(text[]) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT CASE WHEN pg_catalog.cardinality($1) = 0 THEN '[]'
