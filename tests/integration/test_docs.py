@@ -9,7 +9,7 @@ import pytest
 from django.db import ProgrammingError, connection, models, transaction
 
 from django_pgnotify import NotifyTrigger, notify
-from tests.markdown import Block, blocks, code, tables
+from tests.markdown import Block, blocks, code, column, tables
 from tests.tables import Ledger, make
 
 pytestmark = pytest.mark.django_db
@@ -120,3 +120,54 @@ def test_the_documented_rights_are_enough_for_relay_and_web(granted: None) -> No
 def test_a_role_without_the_documented_rights_can_forge_no_event(roles: None) -> None:
     with pytest.raises(ProgrammingError, match="permission denied"), transaction.atomic():
         as_role("web", "SELECT pgnotify_publish('t', '{}'::jsonb)")
+
+
+def test_the_documented_sql_publishes_with_its_context() -> None:
+    ledger = Ledger()
+    shown = [*blocks("reference/sql.md"), *blocks("howto/publishing.md")]
+    texts = [block.text for block in shown if block.language == "sql"]
+    with connection.cursor() as cursor:
+        for statement in ";".join(texts).split(";"):
+            # The test's own transaction stands for the one of the example.
+            if statement.strip() not in ("", "BEGIN", "COMMIT"):
+                cursor.execute(statement)
+    rows = ledger.rows()
+    assert {row["topic"] for row in rows} == {"stock_low"}
+    assert {row["context"] for row in rows} == {None, '{"user": 7}'}
+    assert [row["changes"][0]["groups"] for row in rows] == [
+        ["orders"],
+        ["stock_low"],
+        ["orders"],
+    ]
+
+
+def test_a_replica_session_publishes_once_its_triggers_are_enabled_as_documented() -> None:
+    order = make(
+        "Order",
+        db_table="documented_order",
+        item=models.CharField(max_length=80),
+        constraints=[NotifyTrigger(name="documented", fields=["item"])],
+    )
+    (enable,) = (block.text for block in blocks("howto/replication.md"))
+    enable = enable.replace("orders_order", "documented_order")
+    enable = enable.replace("order_changes", "documented")
+    ledger = Ledger()
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL session_replication_role = replica")
+        order.objects.create(item="silent")
+        cursor.execute(enable)
+        order.objects.create(item="published")
+        cursor.execute("SET LOCAL session_replication_role = origin")
+    assert [change["data"]["item"] for change in ledger.take()] == ["published"]
+
+
+def test_the_documented_looks_into_the_database_work() -> None:
+    looks = [
+        code(cell)
+        for cell in column("howto/troubleshooting.md", "look at")
+        if "`SELECT" in cell
+    ]
+    assert len(looks) == 2
+    with connection.cursor() as cursor:
+        for look in looks:
+            cursor.execute(look)
