@@ -179,10 +179,17 @@ async def _store(
     return None if row[1] is None else _tick(row[1:])
 
 
+# Without a wait for the disk, on the connection whose next tick must wait for it.
+MARK_SENT: LiteralString = """
+    WITH lazily AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+    UPDATE {schema}.django_pgnotify_state SET sent = %(n)s FROM lazily WHERE sent < %(n)s
+"""
+
+
 async def mark_sent(connection: Connection, schema: str, number: int) -> None:
-    """Record that the ticks up to this one have been sent. Never goes back."""
-    query = "UPDATE {schema}.django_pgnotify_state SET sent = %(n)s WHERE sent < %(n)s"
-    await connection.execute(_in_schema(query, schema), {"n": number})
+    """Record that the ticks up to this one have been sent. Never goes back; a crash may lose the
+    record, and then they are sent again."""
+    await connection.execute(_in_schema(MARK_SENT, schema), {"n": number})
 
 
 def _in_schema(query: LiteralString, schema: str) -> sql.Composed:
