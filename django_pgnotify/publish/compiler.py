@@ -212,9 +212,10 @@ BEGIN
         IF {branches}
         END IF;
     EXCEPTION WHEN OTHERS THEN
+        RAISE WARNING 'django_pgnotify: trigger % on % could not tell what happened: %',
+            TG_NAME, TG_TABLE_NAME, SQLERRM;
         IF _pgn_schema IS NULL THEN
-            RAISE WARNING 'django_pgnotify: %: nothing is published: %', TG_NAME, SQLERRM;
-            RETURN NULL;
+            RETURN NULL; -- not even if it may
         END IF;
         _pgn_changes := {self._whole(truncated=True)};
     END;

@@ -512,7 +512,7 @@ def test_a_function_whose_owner_may_not_read_the_registry_warns_and_lets_the_wri
     )
     Thing.objects.create(text="a")
     assert ledger.rows() == []
-    assert "nothing is published" in notices[0]
+    assert "permission denied" in notices[0]
 
 
 # Partitioned tables
