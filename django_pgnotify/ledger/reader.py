@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -55,10 +56,10 @@ async def read_range(
     topic: str | None = None,
 ) -> AsyncGenerator[LedgerRow, None]:
     """The rows that `upto` sees and `after` did not, by id. See read_range_with_xids()."""
-    async for _, row in read_range_with_xids(
-        connection, schema, after, upto, groups, topic=topic
-    ):
-        yield row
+    rows = read_range_with_xids(connection, schema, after, upto, groups, topic=topic)
+    async with aclosing(rows):
+        async for _, row in rows:
+            yield row
 
 
 async def read_range_with_xids(
@@ -80,17 +81,18 @@ async def read_range_with_xids(
     then incomplete.
     """
     async with connection.transaction():
-        async with connection.cursor(name="django_pgnotify_range") as cursor:
-            cursor.itersize = ROWS_PER_FETCH
-            parameters = {**_parameters(after, upto, groups), "topic": topic}
-            await cursor.execute(_query(schema, groups, topic), parameters)
-            async for xid, *values in cursor:
+        # Not psycopg's server-side cursor: cancelled while it closes, it warns for ever after.
+        parameters = {**_parameters(after, upto, groups), "topic": topic}
+        await connection.execute(_query(schema, groups, topic), parameters, prepare=False)
+        while rows := await (await connection.execute(FETCH, prepare=False)).fetchall():
+            for xid, *values in rows:
                 yield int(xid), LedgerRow.of(tuple(values))
         # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
         await _check_untrimmed(connection, schema, after)
 
 
 RANGE: LiteralString = """
+    DECLARE django_pgnotify_range NO SCROLL CURSOR FOR
     SELECT xid::text, {columns} FROM {schema}.django_pgnotify_ledger
     WHERE (xid >= pg_snapshot_xmax(%(after)s::pg_snapshot)
                 AND xid < pg_snapshot_xmax(%(upto)s::pg_snapshot)
@@ -99,6 +101,7 @@ RANGE: LiteralString = """
         {concerns} {of_topic}
     ORDER BY id
 """
+FETCH = sql.SQL("FETCH {} FROM django_pgnotify_range").format(ROWS_PER_FETCH)
 # A quoted group name stands in the JSON text as it is, since it needs no escape.
 CONCERNS: LiteralString = """
         AND (starts_with(topic, 'pgnotify.') OR strpos(changes, '"templates":') > 0

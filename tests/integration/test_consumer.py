@@ -1,0 +1,748 @@
+"""EventConsumer as a browser sees it: real PostgreSQL, real relay, one process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from channels.testing import WebsocketCommunicator
+from django.db import transaction
+from django.test import override_settings
+
+from django_pgnotify import Event
+from django_pgnotify.consumers import EventConsumer, revoke
+from django_pgnotify.exceptions import InvalidGroup
+from django_pgnotify.ledger.positions import Position
+from tests.hub_kit import Browser, OpenConsumer, execute, publish, publish_now, query, relay, tell
+from tests.shop.models import Customer
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+
+@pytest.fixture(autouse=True)
+async def caught_up() -> None:
+    """Begin after what earlier tests left in the ledger, which no flush empties."""
+    await relay()
+
+
+# Subscribing ------------------------------------------------------------------------------
+
+
+async def test_subscriber_gets_the_events_of_its_group() -> None:
+    async with Browser() as browser:
+        answer = await browser.subscribe("orders")
+        assert answer["type"] == "subscribed"
+        assert answer["group"] == "orders"
+        assert "recovered" not in answer
+        await tell({"total": 12}, "orders")
+        frame = await browser.events()
+        (event,) = frame["events"]
+        assert frame["group"] == "orders"
+        assert frame["position"] != answer["position"]
+        assert "more" not in frame
+        assert event["data"] == {"total": 12}
+
+
+async def test_events_of_other_groups_do_not_arrive() -> None:
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        await publish(1, "customers")
+        await tell(2, "orders")
+        assert await browser.data() == [2]
+
+
+async def test_everything_is_refused_by_default() -> None:
+    async with Browser(EventConsumer) as browser:
+        answer = await browser.subscribe("orders")
+        assert (answer["type"], answer["code"], answer["group"]) == (
+            "error",
+            "forbidden",
+            "orders",
+        )
+        await tell(1, "orders")
+        assert await browser.waiting() == []
+
+
+async def test_authorize_sees_the_user_of_the_scope() -> None:
+    class OwnOnly(EventConsumer):
+        async def authorize(self, group: str) -> bool:
+            return group == f"customer-{self.scope['user']}"
+
+    async with Browser(OwnOnly, user=7) as browser:
+        assert (await browser.subscribe("customer-7"))["type"] == "subscribed"
+        assert (await browser.subscribe("customer-8"))["code"] == "forbidden"
+
+
+async def test_authorize_that_raises_or_is_not_async_refuses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(EventConsumer):
+        async def authorize(self, group: str) -> bool:
+            raise RuntimeError("no database")
+
+    class Sync(EventConsumer):
+        def authorize(self, group: str) -> bool:  # type: ignore[override]
+            return True
+
+    for consumer in (Broken, Sync):
+        async with Browser(consumer) as browser:
+            assert (await browser.subscribe("orders"))["code"] == "forbidden"
+            assert [f["type"] for f in await browser.waiting()] == []
+    assert "no database" in caplog.text
+
+
+async def test_groups_on_connect_are_joined_at_once_and_refused_ones_told() -> None:
+    class Desk(EventConsumer):
+        groups_on_connect = ["orders", "secrets"]
+
+        async def authorize(self, group: str) -> bool:
+            return group == "orders"
+
+    async with Browser(Desk) as browser:
+        assert (await browser.receive())["type"] == "subscribed"
+        refusal = await browser.receive()
+        assert (refusal["code"], refusal["group"]) == ("forbidden", "secrets")
+        await tell(1, "orders")
+        assert await browser.data() == [1]
+
+
+async def test_unsubscribed_group_stays_silent() -> None:
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        await browser.subscribe("marker")
+        await browser.send(type="unsubscribe", group="orders")
+        await browser.send(type="unsubscribe", group="orders")
+        assert (await browser.receive())["code"] == "unknown_group"
+        await publish(1, "orders")
+        await tell(2, "marker")
+        assert await browser.data() == [2]
+
+
+async def test_subscribing_again_is_answered_again_and_doubles_nothing() -> None:
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        await tell(1, "orders")
+        position = (await browser.events())["position"]
+        again = await browser.subscribe("orders")
+        assert (again["type"], again["position"]) == ("subscribed", position)
+        await tell(2, "orders")
+        assert await browser.data() == [2]
+        assert await browser.waiting() == []
+
+
+@override_settings(PGNOTIFY={"MAX_GROUPS_PER_SOCKET": 2})
+async def test_groups_of_a_socket_are_limited() -> None:
+    async with Browser() as browser:
+        await browser.subscribe("a")
+        await browser.subscribe("b")
+        answer = await browser.subscribe("c")
+        assert (answer["code"], answer["group"]) == ("too_many", "c")
+        assert (await browser.subscribe("a"))["type"] == "subscribed"
+
+
+async def test_two_databases_do_not_meet() -> None:
+    class Other(OpenConsumer):
+        using = "other"
+
+    await relay("other")
+    async with Browser() as first, Browser(Other) as second:
+        await first.subscribe("orders")
+        await second.subscribe("orders")
+        await publish("other", "orders", using="other")
+        await relay("other")
+        await tell("default", "orders")
+        assert await first.data() == ["default"]
+        assert await second.data() == ["other"]
+        # On the wire this is the other database's group "orders".
+        assert (await first.subscribe("other.orders"))["code"] == "bad_frame"
+
+
+# Malformed frames -------------------------------------------------------------------------
+
+MALFORMED = {
+    "no JSON": "hello",
+    "empty": "",
+    "an array": "[]",
+    "a number": "7",
+    "null": "null",
+    "no type": "{}",
+    "unknown type": '{"type":"delete"}',
+    "a type that is a list": '{"type":["subscribe"]}',
+    "no group": '{"type":"subscribe"}',
+    "a group that is a number": '{"type":"subscribe","group":7}',
+    "a group that is an object": '{"type":"subscribe","group":{}}',
+    "an empty group": '{"type":"subscribe","group":""}',
+    "a group with a space": '{"type":"subscribe","group":"a b"}',
+    "a group with a NUL": '{"type":"subscribe","group":"a\\u0000b"}',
+    "a group with a lone surrogate": '{"type":"subscribe","group":"\\ud800"}',
+    "a group of 100 characters": json.dumps({"type": "subscribe", "group": "x" * 100}),
+    "the hubs' own group": '{"type":"subscribe","group":"pgnotify.hubs"}',
+    "a since that is a number": '{"type":"subscribe","group":"a","since":7}',
+    "a since that is a list": '{"type":"subscribe","group":"a","since":[]}',
+    "deep nesting": "[" * 60_000,
+    "deep objects": '{"a":' * 10_000,
+    "NaN": '{"type":"ping","n":NaN}',
+    "a number of 5,000 digits": '{"type":"ping","n":' + "9" * 5_000 + "}",
+    "a NUL": "\x00",
+    "two objects": '{"type":"ping"}{"type":"ping"}',
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED)
+async def test_malformed_frame_gets_an_error_and_the_socket_lives(text: str) -> None:
+    async with Browser() as browser:
+        await browser.send_text(text)
+        answer = await browser.receive()
+        assert (answer["type"], answer["code"]) == ("error", "bad_frame")
+        assert set(answer) <= {"type", "code", "message", "group"}
+        await browser.send(type="ping")
+        assert await browser.receive() == {"type": "pong"}
+
+
+async def test_binary_frame_gets_an_error() -> None:
+    async with Browser() as browser:
+        await browser.socket.send_to(bytes_data=b'{"type":"ping"}')
+        assert (await browser.receive())["code"] == "bad_frame"
+
+
+async def test_huge_frame_gets_an_error() -> None:
+    async with Browser() as browser:
+        await browser.send(type="ping", padding="x" * 70_000)
+        assert (await browser.receive())["code"] == "too_large"
+
+
+async def test_malformed_frame_of_one_socket_disturbs_no_other() -> None:
+    async with Browser() as bad, Browser() as good:
+        await good.subscribe("orders")
+        for text in MALFORMED.values():
+            await bad.send_text(text)
+        await tell(1, "orders")
+        assert await good.data() == [1]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "connects"),
+    [
+        (None, b"http://evil.example", True),
+        (["https://good.example"], b"https://good.example", True),
+        (["https://good.example"], b"https://evil.example", False),
+        ([".good.example"], b"https://www.good.example", True),
+        (["https://good.example"], None, False),
+        (["*"], None, True),
+    ],
+)
+async def test_allowed_origins_decide_who_connects(
+    allowed: list[str] | None, origin: bytes | None, connects: bool
+) -> None:
+    headers = [(b"origin", origin)] if origin else []
+    with override_settings(PGNOTIFY={"ALLOWED_ORIGINS": allowed}):
+        socket = WebsocketCommunicator(OpenConsumer.as_asgi(), "/", headers=headers)
+        connected, _ = await socket.connect()
+        assert connected is connects
+        if connected:
+            await socket.disconnect()
+
+
+# Resuming ---------------------------------------------------------------------------------
+
+
+async def test_resuming_client_gets_exactly_what_it_missed_then_live_events() -> None:
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        await tell(1, "orders")
+        position = (await browser.events())["position"]
+    await tell(2, "orders")
+    await publish("no", "customers")
+    await publish(3, "orders")
+    await relay()
+    async with Browser() as browser:
+        answer = await browser.subscribe("orders", since=position)
+        assert (answer["type"], answer["recovered"]) == ("subscribed", True)
+        assert answer["position"] == position
+        assert await browser.data() == [2, 3]
+        await tell(4, "orders")
+        frame = await browser.events()
+        assert [event["data"] for event in frame["events"]] == [4]
+        assert await browser.waiting() == []
+
+
+async def test_client_that_missed_nothing_gets_no_events() -> None:
+    async with Browser() as browser:
+        position = (await browser.subscribe("orders"))["position"]
+    async with Browser() as browser:
+        assert (await browser.subscribe("orders", since=position))["recovered"] is True
+        assert await browser.waiting() == []
+
+
+async def test_resuming_beside_a_live_client_gives_each_its_own() -> None:
+    async with Browser() as first, Browser() as second:
+        position = (await first.subscribe("orders"))["position"]
+        await tell(1, "orders")
+        assert await first.data() == [1]
+        assert (await second.subscribe("orders", since=position))["recovered"] is True
+        assert await second.data() == [1]
+        await tell(2, "orders")
+        assert await first.data() == [2]
+        assert await second.data() == [2]
+        assert await first.waiting() == []
+
+
+async def test_resuming_again_on_the_same_socket_replays_again() -> None:
+    async with Browser() as browser:
+        position = (await browser.subscribe("orders"))["position"]
+        await tell(1, "orders")
+        assert await browser.data() == [1]
+        assert (await browser.subscribe("orders", since=position))["recovered"] is True
+        assert await browser.data() == [1]
+        await tell(2, "orders")
+        assert await browser.data() == [2]
+
+
+def changed(position: str, **parts: Any) -> str:
+    parsed = Position.parse(position)
+    assert parsed is not None
+    fields = {"epoch": parsed.epoch, "tick": parsed.tick, "bits": parsed.bits, **parts}
+    return Position(**fields).token
+
+
+BAD_POSITIONS = {
+    "malformed": (lambda p: "hello", "unknown"),
+    "empty": (lambda p: "", "unknown"),
+    "huge": (lambda p: p + "0" * 1_000, "unknown"),
+    "with a NUL": (lambda p: p + "\x00", "unknown"),
+    "with other digits": (lambda p: p.replace("1.", "\u0661.", 1), "unknown"),
+    "forged bits": (lambda p: changed(p, bits=12345), "unknown"),
+    "ahead of the server": (lambda p: changed(p, tick=2**62), "unknown"),
+    "another epoch": (lambda p: changed(p, epoch="0" * 16), "epoch"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_POSITIONS.values(), ids=BAD_POSITIONS)
+async def test_position_that_cannot_be_used_is_answered_with_a_reset(bad: Any) -> None:
+    spoil, reason = bad
+    await tell(1, "orders")
+    async with Browser() as browser:
+        good = (await browser.subscribe("marker"))["position"]
+        answer = await browser.subscribe("orders", since=spoil(good))
+        assert (answer["type"], answer["recovered"]) == ("subscribed", False)
+        reset = await browser.receive()
+        assert (reset["type"], reset["group"], reset["reason"]) == ("reset", "orders", reason)
+        assert reset["position"] == good
+        await tell(2, "orders")
+        assert await browser.data() == [2]
+
+
+async def test_expired_position_is_answered_with_a_reset() -> None:
+    async with Browser() as browser:
+        position = (await browser.subscribe("orders"))["position"]
+    await tell(1, "orders")
+    parsed = Position.parse(position)
+    assert parsed is not None
+    await query("UPDATE django_pgnotify_state SET trimmed = %s", parsed.tick)
+    async with Browser() as browser:
+        assert (await browser.subscribe("orders", since=position))["recovered"] is False
+        assert (await browser.receive())["reason"] == "expired"
+
+
+# Sizes ------------------------------------------------------------------------------------
+
+
+@override_settings(PGNOTIFY={"MAX_FRAME_BYTES": 2_000})
+async def test_large_transaction_arrives_in_bounded_frames_and_one_position() -> None:
+    async with Browser() as browser:
+        before = (await browser.subscribe("orders"))["position"]
+        await query(
+            "SELECT pgnotify_publish('t', to_jsonb(n), ARRAY['orders'])"
+            " FROM generate_series(1, 200) AS n"
+        )
+        await relay()
+        seen: list[Any] = []
+        more = True
+        while more:
+            text = await browser.socket.receive_from(timeout=5)
+            assert len(text) <= 2_000
+            frame = json.loads(text)
+            more = frame.get("more", False)
+            seen += [event["data"] for event in frame["events"]]
+            assert (frame["position"] == before) is more
+        assert seen == list(range(1, 201))
+    async with Browser() as browser:
+        # The same in a replay.
+        await browser.subscribe("orders", since=before)
+        replayed: list[Any] = []
+        while len(replayed) < 200:
+            replayed += await browser.data()
+        assert replayed == seen
+
+
+async def test_event_of_20_megabytes_arrives_truncated() -> None:
+    async with Browser() as browser:
+        position = (await browser.subscribe("orders"))["position"]
+        await query(
+            "SELECT pgnotify_publish('t', to_jsonb(repeat('x', 20000000)), ARRAY['orders'])"
+        )
+        await tell("small", "orders")
+        large, small = (await browser.events())["events"]
+        assert large["truncated"] is True
+        assert "data" not in large
+        assert small["data"] == "small"
+    async with Browser() as browser:
+        await browser.subscribe("orders", since=position)
+        assert [e.get("truncated") for e in (await browser.events())["events"]] == [True, None]
+
+
+async def test_json_that_python_cannot_hold_arrives_as_written() -> None:
+    async with Browser() as browser:
+        position = (await browser.subscribe("orders"))["position"]
+        await query(
+            "SELECT pgnotify_append('t', NULL, %s, NULL)",
+            '[{"kind":"message","pk":null,"data":[1e400,123456789012345678901234567890],'
+            '"groups":["orders"]}]',
+        )
+        await relay()
+        text = await browser.socket.receive_from(timeout=5)
+        assert '"data":[1e400,123456789012345678901234567890]' in text
+    async with Browser() as browser:
+        await browser.subscribe("orders", since=position)
+        assert "1e400" in await browser.socket.receive_from(timeout=5)
+
+
+# visible() --------------------------------------------------------------------------------
+
+
+class EvenOnly(OpenConsumer):
+    async def visible(self, events: list[Event]) -> list[Event]:
+        return [event for event in events if event.data % 2 == 0]
+
+
+async def test_visible_filters_whole_batches_and_the_position_advances() -> None:
+    async with Browser(EvenOnly) as browser:
+        first = (await browser.subscribe("orders"))["position"]
+        for number in (1, 2, 3, 4):
+            await publish(number, "orders")
+        await relay()
+        assert await browser.data() == [2, 4]
+        await tell(5, "orders")
+        frame = await browser.events()
+        assert frame["events"] == []
+    async with Browser(EvenOnly) as browser:
+        assert (await browser.subscribe("orders", since=frame["position"]))["recovered"] is True
+        assert await browser.waiting() == []
+    async with Browser(EvenOnly) as browser:
+        await browser.subscribe("orders", since=first)
+        assert await browser.data() == [2, 4]
+
+
+async def test_visible_may_reshape_events() -> None:
+    from dataclasses import replace
+
+    class Hashed(OpenConsumer):
+        async def visible(self, events: list[Event]) -> list[Event]:
+            assert all(event.using == "default" and event.durable for event in events)
+            return [replace(event, data={"was": event.data}) for event in events]
+
+    async with Browser(Hashed) as browser, Browser() as other:
+        await browser.subscribe("orders")
+        await other.subscribe("orders")
+        await tell(1, "orders")
+        assert await browser.data() == [{"was": 1}]
+        assert await other.data() == [1]
+
+
+async def test_visible_leaves_exact_text_alone_where_it_changes_nothing() -> None:
+    class Same(OpenConsumer):
+        async def visible(self, events: list[Event]) -> list[Event]:
+            return events
+
+    async with Browser(Same) as browser:
+        await browser.subscribe("orders")
+        await query(
+            "SELECT pgnotify_append('t', NULL, %s, NULL)",
+            '[{"kind":"message","pk":null,"data":[1e400],"groups":["orders"]}]',
+        )
+        await relay()
+        assert '"data":[1e400]' in await browser.socket.receive_from(timeout=5)
+
+
+async def test_visible_that_raises_resets_its_own_client_only() -> None:
+    class Broken(OpenConsumer):
+        async def visible(self, events: list[Event]) -> list[Event]:
+            raise RuntimeError("bug")
+
+    async with Browser(Broken) as broken, Browser() as fine:
+        await broken.subscribe("orders")
+        await fine.subscribe("orders")
+        await tell(1, "orders")
+        assert await fine.data() == [1]
+        reset = await broken.receive()
+        assert (reset["type"], reset["reason"]) == ("reset", "gap")
+
+
+# snapshot() -------------------------------------------------------------------------------
+
+
+class CustomerConsumer(OpenConsumer):
+    def snapshot(self, group: str) -> Any:
+        return Customer.objects.order_by("pk").values("id", "name")
+
+
+async def test_snapshot_comes_between_subscribed_and_events() -> None:
+    customer = await Customer.objects.acreate(name="Ada")
+    async with Browser(CustomerConsumer) as browser:
+        assert (await browser.subscribe("customers"))["type"] == "subscribed"
+        frame = await browser.receive()
+        assert frame["type"] == "snapshot"
+        assert frame["group"] == "customers"
+        assert frame["data"] == [{"id": customer.pk, "name": "Ada"}]
+        await tell(1, "customers")
+        assert await browser.data() == [1]
+
+
+async def test_resumed_client_gets_no_snapshot_and_a_reset_one_does() -> None:
+    async with Browser(CustomerConsumer) as browser:
+        await browser.subscribe("customers")
+        position = (await browser.receive())["position"]
+    async with Browser(CustomerConsumer) as browser:
+        await browser.subscribe("customers", since=position)
+        assert await browser.waiting() == []
+    async with Browser(CustomerConsumer) as browser:
+        await browser.subscribe("customers", since="lost")
+        assert (await browser.receive())["type"] == "reset"
+        assert (await browser.receive())["type"] == "snapshot"
+
+
+async def test_snapshot_has_no_gap_and_no_overlap_with_the_events() -> None:
+    """A row committed before the snapshot and not relayed yet is in the rows and no event."""
+
+    def write(name: str) -> None:
+        with transaction.atomic():
+            Customer.objects.create(name=name)
+            publish_now(name, "customers")
+
+    class Slow(OpenConsumer):
+        def snapshot(self, group: str) -> Any:
+            rows = list(Customer.objects.order_by("pk").values_list("name", flat=True))
+            write_elsewhere("during")
+            return rows
+
+    def write_elsewhere(name: str) -> None:
+        # The snapshot's own connection is read-only: another thread has another one.
+        from concurrent.futures import ThreadPoolExecutor
+
+        from django.db import connections
+
+        def work() -> None:
+            write(name)
+            connections.close_all()
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(work).result()
+
+    await sync_to_async(write)("relayed")
+    await relay()
+    await sync_to_async(write)("not relayed yet")
+    async with Browser(Slow) as browser:
+        await browser.subscribe("customers")
+        snapshot = await browser.receive()
+        assert snapshot["data"] == ["relayed", "not relayed yet"]
+        await sync_to_async(write)("after")
+        await relay()
+        seen = await browser.data()
+        assert seen == ["during", "after"]
+        await sync_to_async(write)("later")
+        await relay()
+        assert await browser.data() == ["later"]
+        assert await browser.waiting() == []
+    async with Browser() as browser:
+        await browser.subscribe("customers", since=snapshot["position"])
+        assert "during" in await browser.data()
+
+
+async def test_snapshot_runs_read_only_and_repeatable() -> None:
+    class Telling(OpenConsumer):
+        def snapshot(self, group: str) -> Any:
+            rows = execute(
+                "SELECT current_setting('transaction_isolation'),"
+                " current_setting('transaction_read_only')"
+            )
+            return [*rows, [Decimal("1.50")]]
+
+    async with Browser(Telling) as browser:
+        await browser.subscribe("orders")
+        assert (await browser.receive())["data"] == [["repeatable read", "on"], ["1.50"]]
+
+
+@override_settings(PGNOTIFY={"MAX_FRAME_BYTES": 2_000})
+async def test_large_snapshot_comes_in_bounded_frames() -> None:
+    class Large(OpenConsumer):
+        def snapshot(self, group: str) -> Any:
+            return [{"n": n, "text": "x" * (5_000 if n == 50 else 100)} for n in range(100)]
+
+    async with Browser(Large) as browser:
+        await browser.subscribe("orders")
+        numbers, errors, more = [], [], True
+        while more:
+            text = await browser.socket.receive_from(timeout=5)
+            assert len(text) <= 2_000
+            frame = json.loads(text)
+            if frame["type"] == "error":
+                errors.append(frame["code"])
+                continue
+            numbers += [row["n"] for row in frame["data"]]
+            more = frame.get("more", False)
+        assert numbers == [n for n in range(100) if n != 50]
+        assert errors == ["too_large"]
+
+
+async def test_snapshot_that_raises_ends_its_own_connection_only() -> None:
+    class Broken(OpenConsumer):
+        def snapshot(self, group: str) -> Any:
+            raise RuntimeError("bug")
+
+    async with Browser() as fine:
+        await fine.subscribe("orders")
+        async with Browser(Broken) as browser:
+            await browser.subscribe("orders")
+            assert (await browser.socket.receive_output(timeout=5))["code"] == 1011
+        await tell(1, "orders")
+        assert await fine.data() == [1]
+
+
+# revoke() ---------------------------------------------------------------------------------
+
+
+class WithGuests(EventConsumer):
+    guests: set[str] = set()
+
+    async def authorize(self, group: str) -> bool:
+        return self.scope["user"] in self.guests
+
+
+async def test_revoked_client_is_unsubscribed_and_others_stay() -> None:
+    WithGuests.guests = {"ada", "bob"}
+    async with Browser(WithGuests, user="ada") as ada, Browser(WithGuests, user="bob") as bob:
+        await ada.subscribe("orders")
+        await bob.subscribe("orders")
+        WithGuests.guests = {"bob"}
+        await revoke("orders")
+        await tell(1, "orders")
+        reset = await ada.receive()
+        assert (reset["type"], reset["group"], reset["reason"]) == ("reset", "orders", "revoked")
+        assert await bob.data() == [1]
+        await tell(2, "orders")
+        assert await bob.data() == [2]
+        assert await ada.waiting() == []
+        await ada.send(type="unsubscribe", group="orders")
+        assert (await ada.receive())["code"] == "unknown_group"
+
+
+async def test_revoke_of_a_rolled_back_transaction_never_happens() -> None:
+    WithGuests.guests = {"ada"}
+    async with Browser(WithGuests, user="ada") as ada:
+        await ada.subscribe("orders")
+        WithGuests.guests = set()
+
+        def roll_back() -> None:
+            with transaction.atomic():
+                async_to_sync(revoke)("orders")
+                transaction.set_rollback(True)
+
+        await sync_to_async(roll_back)()
+        await tell(1, "orders")
+        assert await ada.data() == [1]
+
+        def commit() -> None:
+            with transaction.atomic():
+                async_to_sync(revoke)("orders")
+
+        await sync_to_async(commit)()
+        await relay()
+        assert (await ada.receive())["reason"] == "revoked"
+
+
+async def test_revoke_refuses_what_is_no_group() -> None:
+    with pytest.raises(InvalidGroup):
+        await revoke("no group")
+
+
+async def test_client_revoked_while_away_gets_no_replay() -> None:
+    WithGuests.guests = {"ada"}
+    async with Browser(WithGuests, user="ada") as ada:
+        position = (await ada.subscribe("orders"))["position"]
+    await tell("secret", "orders")
+    WithGuests.guests = set()
+    async with Browser(WithGuests, user="ada") as ada:
+        assert (await ada.subscribe("orders", since=position))["code"] == "forbidden"
+        assert await ada.waiting() == []
+
+
+# Truncates --------------------------------------------------------------------------------
+
+
+async def append(kind: str, groups: list[str], templates: list[str]) -> None:
+    change = {"kind": kind, "pk": None, "data": None, "groups": groups}
+    if templates:
+        change["templates"] = templates
+    await query("SELECT pgnotify_append('t', 'shop.order', %s, NULL)", json.dumps([change]))
+
+
+async def test_truncate_reaches_templated_and_plain_groups_once_and_in_order() -> None:
+    async with Browser() as browser:
+        for group in ("orders", "customer-7", "unrelated-7"):
+            await browser.subscribe(group)
+        await append("insert", ["orders", "customer-7"], [])
+        await append("truncate", ["orders"], ["customer-{customer_id}"])
+        await append("insert", ["orders", "customer-7"], [])
+        await relay()
+        kinds: dict[str, list[str]] = {"orders": [], "customer-7": []}
+        while sum(map(len, kinds.values())) < 6:
+            frame = await browser.events()
+            kinds[frame["group"]] += [event["kind"] for event in frame["events"]]
+        assert kinds == dict.fromkeys(kinds, ["insert", "truncate", "insert"])
+        assert await browser.waiting() == []
+
+
+async def test_truncate_is_in_the_replay_of_a_templated_group() -> None:
+    async with Browser() as browser:
+        position = (await browser.subscribe("customer-7"))["position"]
+    await append("truncate", ["orders"], ["customer-{customer_id}"])
+    await relay()
+    async with Browser() as browser:
+        await browser.subscribe("customer-7", since=position)
+        assert [e["kind"] for e in (await browser.events())["events"]] == ["truncate"]
+
+
+# Endings ----------------------------------------------------------------------------------
+
+
+async def test_nothing_is_left_when_the_last_socket_has_gone() -> None:
+    from channels.layers import get_channel_layer
+
+    from django_pgnotify.consumers import hub
+
+    before = asyncio.all_tasks()
+    async with Browser() as first, Browser() as second:
+        await first.subscribe("orders")
+        await second.subscribe("orders")
+    assert asyncio.all_tasks() == before
+    assert get_channel_layer().groups == {}
+    assert not hub._hubs.get(asyncio.get_running_loop())
+    rows = await query(
+        "SELECT application_name FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE %s",
+        "django_pgnotify hub%",
+    )
+    assert rows == []
+
+
+async def test_cancelled_connection_leaves_nothing() -> None:
+    before = asyncio.all_tasks()
+    browser = await Browser().__aenter__()
+    await browser.subscribe("orders")
+    browser.socket.stop(exceptions=False)
+    while asyncio.all_tasks() != before:
+        await asyncio.sleep(0.01)
