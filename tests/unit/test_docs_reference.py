@@ -213,7 +213,7 @@ def test_the_guarantees_name_tests_that_exist() -> None:
 def test_the_word_channel_never_stands_bare(name: str) -> None:
     text = re.sub(r"`[^`]*`|```.*?```", "", page(name), flags=re.DOTALL)
     text = re.sub(r"the word \*channel\*", "", text, flags=re.IGNORECASE)
-    bare = re.findall(r"(?<!pg )\bchannels?\b(?! layer)", text)
+    bare = re.findall(r"(?<!pg\s)\bchannels?\b(?!\s+layer)", text)
     assert not bare
 
 
