@@ -89,15 +89,16 @@ class Compiler:
     def queries(self) -> EventQueries:
         """The event queries of the declaration."""
         trigger, model = self.trigger, self.model
-        changed = trigger.changed
+        changed, condition = trigger.changed, trigger.condition
         return EventQueries(
             ledger=self.ledger,
             pk=declared.primary_key(model),
             data=declared.disclosed(trigger, model),
             changed=None if changed is None else [declared.resolve(model, n) for n in changed],
             groups=declared.groups(trigger, model),
-            condition=trigger.condition
-            and declared.condition_sql(trigger.condition, model, self.editor),
+            condition=None
+            if condition is None
+            else declared.condition_sql(condition, model, self.editor),
             on=trigger.on,
             quote=self.quote,
         )
