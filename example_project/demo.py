@@ -45,7 +45,8 @@ class DemoError(Exception):
 def main() -> int:
     """Run the demo until it is stopped; give the exit code."""
     options = _parse()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         _check_port(options.port)
         options.folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +84,7 @@ def _run(port: int, folder: Path) -> None:
             _watch(obituaries)
         finally:
             # A second Ctrl-C must not cut the stopping short.
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
 
 

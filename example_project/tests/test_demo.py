@@ -75,10 +75,13 @@ def test_starts_by_one_command_and_leaves_nothing_running(tmp_path: Path) -> Non
         assert demo.psql("SELECT count(*) FROM orders_order") == "16"
 
 
-def test_ctrl_c_ends_it_without_complaint(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_or_a_closed_terminal_ends_it_without_complaint(
+    database_url: str, tmp_path: Path, how: signal.Signals
+) -> None:
     demo = RunningDemo(tmp_path, env={"DATABASE_URL": database_url}).start()
     processes = family(demo)
-    assert demo.stop(signal.SIGINT) == 0
+    assert demo.stop(how) == 0
     _, alive = psutil.wait_procs(processes, END_SECONDS)
     assert alive == []
 

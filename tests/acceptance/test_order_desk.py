@@ -203,6 +203,7 @@ async def test_a_page_that_was_offline_resumes(desk: Desk, visit: Visits) -> Non
     number = desk.place()
     desk.psql(f"UPDATE orders_order SET status = 'paid' WHERE id = {number}")
     await page.get_by_role("button", name="Go online").click()
+    await expect(page.locator("#connection")).to_have_text("Live, resumed")
     await expect(page.locator(order(page, number))).to_contain_text("paid")
     await expect_news(page, "Resumed")
     await expect_news(page, f"#{number} new → paid")  # not only the state: each event

@@ -82,7 +82,9 @@ line.addEventListener("click", () => {
 const said = document.querySelector("#said");
 
 async function write(button) {
-  button.disabled = true;
+  // Not `disabled`, which would take the focus away from who works by keyboard.
+  if (button.ariaBusy === "true") return;
+  button.ariaBusy = "true";
   try {
     const response = await fetch(button.dataset.url, {
       method: "POST",
@@ -95,7 +97,7 @@ async function write(button) {
     said.textContent = `That did not work: ${error.message}.`;
     said.dataset.failed = "";
   }
-  button.disabled = false;
+  button.ariaBusy = "false";
 }
 
 function cookie(name) {
