@@ -21,6 +21,8 @@ TABLES: dict[LiteralString, LiteralString] = {
     "django_pgnotify_ledger": "SELECT, DELETE",
     "django_pgnotify_tick": "SELECT, INSERT, DELETE",
     "django_pgnotify_state": "SELECT, UPDATE",
+    "django_pgnotify_handler": "SELECT, INSERT, UPDATE",
+    "django_pgnotify_parked": "SELECT, INSERT, UPDATE, DELETE",
 }
 """What the relay does with each table."""
 

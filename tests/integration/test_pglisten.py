@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 from typing import Any
 from urllib.request import urlopen
@@ -131,16 +132,39 @@ def test_pooler_is_named_and_the_cure_told(
     ).wait_for("listening")
 
 
-def test_role_without_privileges_is_told_the_grants(start_pglisten: StartPglisten) -> None:
+def test_role_without_privileges_is_told_the_grants_that_suffice(
+    start_pglisten: StartPglisten,
+) -> None:
     execute("DROP ROLE IF EXISTS pgnotify_nobody")
     execute("CREATE ROLE pgnotify_nobody LOGIN")
+    in_memory = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    as_nobody = {"LISTENER": {"user": "pgnotify_nobody"}, "layers": in_memory}
     try:
-        pglisten = start_pglisten(LISTENER={"user": "pgnotify_nobody"})
-        assert pglisten.wait() == 1
+        refused = start_pglisten(**as_nobody)
+        assert refused.wait() == 1
+        grants = re.findall(r"GRANT [^;]+;", refused.output())
+        assert len(grants) > 3
+        for grant in grants:
+            execute(grant)
+        publish("t", 1)
+        assert start_pglisten("--once", **as_nobody).wait() == 0
+        start_pglisten(**as_nobody).wait_for("listening")
     finally:
+        execute("DROP OWNED BY pgnotify_nobody")
         execute("DROP ROLE pgnotify_nobody")
-    assert "GRANT" in pglisten.output()
-    assert "django_pgnotify_ledger" in pglisten.output()
+
+
+def test_database_that_is_down_is_told_in_a_line(start_pglisten: StartPglisten) -> None:
+    once = start_pglisten("--once", LISTENER={"host": "127.0.0.1", "port": free_port()})
+    assert once.wait() == 1
+    assert "Traceback" not in once.output()
+    assert "connection" in once.output().lower()
+
+
+def test_missing_channel_layer_is_refused_with_the_cure(start_pglisten: StartPglisten) -> None:
+    pglisten = start_pglisten(layers={})
+    assert pglisten.wait() == 1
+    assert "CHANNEL_LAYERS has no 'default'" in pglisten.output()
 
 
 def test_standby_takes_over_when_the_leader_is_killed(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.core.management.base import BaseCommand, CommandError
@@ -16,8 +16,6 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from ...exceptions import PgnotifyError
 from ...handlers import find_handlers
 from ...metrics import Metrics, serving
-
-T = TypeVar("T")
 
 HELP = """\
 Relay committed events to the groups of the channel layer, until SIGTERM.
@@ -104,7 +102,7 @@ class Command(BaseCommand):
         from ...relay.probes import probe_all
 
         failed = 0
-        for line in run(probe_all(database)):
+        for line in async_to_sync(probe_all)(database):
             self.stdout.write(str(line))
             failed += line.ok is False
         if failed:
@@ -114,7 +112,8 @@ class Command(BaseCommand):
         from ...relay.session import HandlersToRun, relay_once
 
         handlers = HandlersToRun(find_handlers(), running)
-        if not run(relay_once(database, Metrics(), handlers)):
+        # In the loop that called us from its thread, if any: an in-memory layer belongs to it.
+        if not async_to_sync(relay_once)(database, Metrics(), handlers):
             raise CommandError(
                 "Another pglisten is running and relays everything already.",
                 returncode=ANOTHER_LEADS,
@@ -180,13 +179,3 @@ def raise_known(error: Exception) -> None:
     cause = first_cause(error)
     if isinstance(cause, (PgnotifyError, Error, OSError)):
         raise CommandError(" ".join(str(cause).split())) from error
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run in the event loop that called us from its thread, if there is one: an in-memory
-    channel layer belongs to it."""
-
-    async def awaited() -> T:
-        return await work
-
-    return async_to_sync(awaited)()
