@@ -12,7 +12,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 from django.core.management import CommandError, call_command
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -310,10 +310,18 @@ def test_row_that_is_no_json_stops_nobody(caplog: pytest.LogCaptureFixture) -> N
     assert "is left out" in caplog.text
 
 
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
 def test_events_of_another_alias_travel_in_prefixed_groups() -> None:
-    from django_pgnotify.groups import wire_name
-
-    assert wire_name("t", "other") == "other.t"
+    call_command("pglisten", database="other", once=True)
+    prefixed, plain = Subscriber("other.t"), Subscriber("t")
+    with connections["other"].cursor() as cursor:
+        cursor.execute("SELECT pgnotify_publish('t', '1'::jsonb)")
+    call_command("pglisten", once=True)
+    call_command("pglisten", database="other", once=True)
+    (frame,) = prefixed.frames()
+    assert frame["group"] == "t"
+    assert frame["events"][0]["data"] == 1
+    assert plain.frames() == []
 
 
 def test_once_beside_a_leader_exits_3_with_one_line() -> None:

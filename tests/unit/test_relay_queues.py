@@ -37,7 +37,7 @@ async def put_all(queue: FrameQueue, count: int, size: int = 10) -> None:
 
 async def settle() -> None:
     """Let every task go as far as it can."""
-    for _ in range(10):
+    for _ in range(50):
         await asyncio.sleep(0)
 
 
@@ -174,10 +174,7 @@ async def relay_live(live: LiveRelay, *payloads: str) -> None:
     for text in payloads:
         live.queue.put_nowait(text)
     running = asyncio.create_task(live.run())
-    while len(live.queue):
-        await asyncio.sleep(0)
-    for _ in range(10):
-        await asyncio.sleep(0.001)
+    await settle()
     running.cancel()
 
 
