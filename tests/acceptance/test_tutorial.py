@@ -87,6 +87,11 @@ class Shop:
             for statement in filter(str.strip, text.split(";")):
                 connection.execute(statement.encode())
 
+    def query(self, text: str) -> list[tuple[Any, ...]]:
+        """Give the rows of a query."""
+        with psycopg.connect(self.url) as connection:
+            return connection.execute(text.encode()).fetchall()
+
     def command(self, line: str) -> None:
         """Run a command to its end; the two that have none are left running."""
         if line.endswith((" pglisten", " runserver")):
@@ -282,6 +287,39 @@ def test_the_tests_of_the_testing_page_pass_in_the_project(shop: Shop) -> None:
         shop.do(block)
     shop.command("python -m pytest -p no:cacheprovider test_published.py")
     shop.command("python -m pytest -p no:cacheprovider --nomigrations test_consumer.py")
+
+
+def test_the_page_of_third_party_models_works_in_the_project(shop: Shop) -> None:
+    (migration,) = (
+        block for block in blocks("howto/third-party-models.md") if "caption" in block.options
+    )
+    shop.do(migration)
+    try:
+        shop.command("python manage.py migrate")
+        shop.command("python manage.py makemigrations --check")
+        shop.execute(NEW_USER.format("ada"))
+        shop.command("python manage.py migrate orders 0001")
+        shop.execute(NEW_USER.format("bob"))
+    finally:
+        (shop.folder / migration.options["caption"]).unlink()
+    published = shop.query(
+        "SELECT changes::json -> 0 -> 'data' ->> 'username' FROM django_pgnotify_ledger"
+        " WHERE topic = 'user_changes'"
+    )
+    assert published == [("ada",)]
+
+
+NEW_USER = """
+INSERT INTO auth_user (username, password, first_name, last_name, email,
+    is_superuser, is_staff, is_active, date_joined)
+VALUES ('{}', '', '', '', '', false, false, true, now())
+"""
+
+
+def test_the_commands_that_look_for_faults_find_none_in_the_project(shop: Shop) -> None:
+    shell = (block for block in blocks("howto/troubleshooting.md") if block.language == "shell")
+    for block in shell:
+        shop.do(block)
 
 
 def test_what_the_tutorial_installs_are_the_packages_of_this_run() -> None:
