@@ -76,23 +76,40 @@ async def read_range_with_xids(
     With `groups`, rows that can't concern one of them are left out as far as that is cheap;
     templated and control rows are always there. With `topic`, only its rows.
 
-    Rows are streamed in a transaction on this connection; close the iterator if you leave it
-    early. Raises Expired, after the last row, if some may have been trimmed: what was read is
-    then incomplete.
+    More rows than ROWS_PER_FETCH are streamed in a transaction on this connection; close the
+    iterator if you leave it early. Raises Expired, after the last row, if some may have been
+    trimmed: what was read is then incomplete.
     """
-    async with connection.transaction():
-        # Not psycopg's server-side cursor: cancelled while it closes, it warns for ever after.
-        parameters = {**_parameters(after, upto, groups), "topic": topic}
-        await connection.execute(_query(schema, groups, topic), parameters, prepare=False)
-        while rows := await (await connection.execute(FETCH, prepare=False)).fetchall():
-            for xid, *values in rows:
-                yield int(xid), LedgerRow.of(tuple(values))
-        # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
-        await _check_untrimmed(connection, schema, after)
+    query = _query(schema, groups, topic)
+    parameters = {**_parameters(after, upto, groups), "topic": topic}
+    # Most ranges are short, and a cursor costs four round trips more.
+    rows = await _fetch(connection, query + SHORT, parameters)
+    if len(rows) <= ROWS_PER_FETCH:
+        for xid, *values in rows:
+            yield int(xid), LedgerRow.of(tuple(values))
+    else:
+        async with connection.transaction():
+            # Not psycopg's server-side cursor: cancelled while it closes, it warns for ever after.
+            await connection.execute(CURSOR + query, parameters, prepare=False)
+            while rows := await _fetch(connection, FETCH):
+                for xid, *values in rows:
+                    yield int(xid), LedgerRow.of(tuple(values))
+    # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
+    await _check_untrimmed(connection, schema, after)
 
 
+async def _fetch(
+    connection: AsyncConnection[Any],
+    query: sql.Composed,
+    parameters: dict[str, Any] | None = None,
+) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(query, parameters, prepare=False)
+    rows: list[tuple[Any, ...]] = await cursor.fetchall()
+    return rows
+
+
+CURSOR = sql.SQL("DECLARE django_pgnotify_range NO SCROLL CURSOR FOR ")
 RANGE: LiteralString = """
-    DECLARE django_pgnotify_range NO SCROLL CURSOR FOR
     SELECT xid::text, {columns} FROM {schema}.django_pgnotify_ledger
     WHERE (xid >= pg_snapshot_xmax(%(after)s::pg_snapshot)
                 AND xid < pg_snapshot_xmax(%(upto)s::pg_snapshot)
@@ -101,6 +118,7 @@ RANGE: LiteralString = """
         {concerns} {of_topic}
     ORDER BY id
 """
+SHORT = sql.SQL("LIMIT {}").format(ROWS_PER_FETCH + 1)
 FETCH = sql.SQL("FETCH {} FROM django_pgnotify_range").format(ROWS_PER_FETCH)
 # A quoted group name stands in the JSON text as it is, since it needs no escape.
 CONCERNS: LiteralString = """
