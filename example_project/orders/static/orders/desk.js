@@ -5,7 +5,7 @@ import { Feed } from "./feed.js";
 import { Table } from "./table.js";
 
 const table = new Table();
-const feed = new Feed(document.querySelector("#feed"));
+const feed = new Feed(document.querySelector("#feed"), table);
 
 const live = new PgNotify("/ws/orders/");
 
@@ -23,9 +23,8 @@ live.subscribe("orders", {
   },
   snapshot: (rows) => table.setOrders(rows),
   events(events, { more }) {
-    // A line of the feed tells what was before, so it is written before the row changes.
     for (const event of events) {
-      feed.add(event, table);
+      feed.add(event);
       table.applyOrder(event);
     }
     if (!more) feed.flush();

@@ -10,22 +10,24 @@ const NO_CONTEXT = "plain SQL";
 
 export class Feed {
   #list;
+  #table;
   #batch = [];
 
-  constructor(list) {
+  constructor(list, table) {
     this.#list = list;
+    this.#table = table;
   }
 
-  /** Take an event of an order, before the table does. */
-  add(event, table) {
-    this.#batch.push({ event, what: describe(event, table) });
+  /** Take an event of an order, before the table does: the line tells what was before. */
+  add(event) {
+    this.#batch.push({ event, before: this.#table.order(event.pk) ?? {} });
   }
 
   /** The batch is whole: write its lines. */
   flush() {
     for (const alike of runs(this.#batch)) {
-      if (alike.length < MANY) for (const { event, what } of alike) this.#write(event, what);
-      else this.#write(alike.at(-1).event, summary(alike));
+      if (alike.length >= MANY) this.#write(alike.at(-1).event, summary(alike));
+      else for (const one of alike) this.#write(one.event, describe(one, this.#table));
     }
     this.#batch = [];
   }
@@ -59,21 +61,18 @@ export class Feed {
 
 const PAST = { insert: "added", update: "changed", delete: "deleted" };
 
-function describe(event, table) {
+function describe({ event, before }, table) {
   const { data } = event;
   const number = `#${event.pk}`;
   if (!data) return `${number} ${PAST[event.kind] ?? event.kind}`;
   const customer = table.customer(data.customer_id);
-  if (event.kind === "insert") {
-    const how = event.moved ? "back on the desk" : "ordered by";
-    return event.moved ? `${number} ${how}` : `${number} ${how} ${customer}, ${money(data.total)}`;
-  }
+  if (event.kind === "insert" && event.moved) return `${number} back on the desk`;
+  if (event.kind === "insert") return `${number} ordered by ${customer}, ${money(data.total)}`;
   if (event.kind === "delete") return `${number} ${event.moved ? "left the desk" : "deleted"}`;
-  return `${number} ${changes(event, table).join(", ")}`;
+  return `${number} ${changes(event, before, table).join(", ")}`;
 }
 
-function changes({ changed, pk, data }, table) {
-  const before = table.order(pk) ?? {};
+function changes({ changed, data }, before, table) {
   const tell = {
     status: () => `${before.status ?? "?"} → ${data.status}`,
     total: () => `${money(before.total ?? 0)} → ${money(data.total)}`,
