@@ -52,16 +52,8 @@ def declared(connection: BaseDatabaseWrapper, apps: Apps) -> Iterator[Declared]:
 
 def all_declared(connection: BaseDatabaseWrapper, apps: Apps) -> list[Declared]:
     """Those in ``Meta`` and those of applied AddNotifyTrigger operations. The migrations are read
-    only if the registry knows a trigger that no model declares."""
-    found = list(declared(connection, apps))
-    names = {trigger.topic for _, trigger in found}
-    if any(name not in names for _, _, name in installed(connection)):
-        found += [
-            pair
-            for pair in _added_by_operations(connection, apps)
-            if pair[1].topic not in names
-        ]
-    return found
+    each time, since the registry may be younger than they are."""
+    return [*declared(connection, apps), *_added_by_operations(connection, apps)]
 
 
 def _added_by_operations(connection: BaseDatabaseWrapper, apps: Apps) -> Iterator[Declared]:
