@@ -161,7 +161,7 @@ def check_condition(model: type[models.Model], condition: Q) -> None:
                 resolve(model, item.name)
             elif hasattr(item, "resolve_expression"):
                 raise InvalidDeclaration(
-                    f"condition: {item!r} could raise inside the user's write. "
+                    f"condition: {path}={type(item).__name__} could raise inside the user's write. "
                     "Use constants and F()."
                 )
 
@@ -179,7 +179,9 @@ def _leaves(condition: Q) -> Iterator[tuple[str, Any]]:
 def condition_sql(
     condition: Q, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor
 ) -> str:
-    """The condition as Django's ``filter()`` would mean it, over bare column names; never NULL."""
+    """The condition as Django's ``filter()`` would mean it, over bare column names; never NULL.
+    Raises InvalidDeclaration as check_condition() does."""
+    check_condition(model, condition)
     query = Query(model, alias_cols=False)
     where = query.build_where(condition)
     connection = schema_editor.connection

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from django.db import router
 
+from ..exceptions import PgnotifyError
 from ..ledger.install import literal, schema_of_ledger
 from .compiler import Compiler
 from .trigger import NotifyTrigger
@@ -144,9 +145,13 @@ def _problem(
     if not relation.exists:
         return None
     entry = there.get((relation.schema, relation.name, compiler.trigger.topic))
-    if entry is None or not entry.triggers >= set(compiler.trigger_names):
+    try:
+        version, names = compiler.version, set(compiler.trigger_names)
+    except PgnotifyError:
+        return None  # nothing could be installed; the checks of declarations say why
+    if entry is None or not entry.triggers >= names:
         return "missing"
-    if entry.version != compiler.version:
+    if entry.version != version:
         return "outdated"
     return None if entry.enabled else "disabled"
 
