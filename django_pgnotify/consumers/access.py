@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backoff import Backoff
 from ..connecting import APPLICATION_NAME, connect
+from ..ending import end
 from ..exceptions import LedgerMissing
 from ..ledger.positions import Look, look
 from ..ledger.reader import Expired, read_range_with_xids
@@ -112,8 +113,7 @@ class Access:
     async def close(self) -> None:
         """Close both links; looks that still wait are cancelled."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end([self._task])
         if self._next is not None:
             self._next.answer.cancel()
         await self._looks.close()

@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..conf import settings
+from ..ending import end
 from ..groups import HUB_GROUP
 from ..ledger.positions import Look, Position
 from ..ledger.ticks import Tick
@@ -74,9 +75,7 @@ class Hub:
             return
         # First, so that a client that comes meanwhile gets a new hub.
         del _hubs[asyncio.get_running_loop()][self.alias]
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        await end(self._tasks)
         self.snapshot_threads.shutdown(wait=False)
         await self._membership.close()
         await self._access.close()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Protocol, cast
 
 from ..conf import settings
+from ..ending import end
 from ..events import Event
 from ..ledger.positions import Look, Position, ResetReason
 from ..ledger.ticks import Tick
@@ -111,10 +112,7 @@ class Session:
     async def close(self) -> None:
         """Leave everything. Idempotent."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end(tasks)
         self.outbox.close()
         hub, self._hub = self._hub, None
         if hub is None:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 
+from ..ending import end
 from ..exceptions import InvalidGroup
 from .base import Subscriber
 from .browser import Subscribe, check_wanted_group, error
@@ -63,8 +64,7 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
             await super().__call__(scope, receive, send)
         finally:
             if self._stream is not None:
-                self._stream.cancel()
-                await asyncio.wait([self._stream])
+                await end([self._stream])
 
     async def send_frame(self, type: str, text: str, position: str | None) -> None:
         """Send a browser frame as a server-sent event."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..conf import settings
+from ..ending import end
 from ..handlers import Handler
 from ..metrics import Metrics
 from .connections import Connection, abort, check
@@ -111,8 +112,7 @@ class Session:
             await self._guard(self._stand_by(leader))
             live.leading = True
             await self._guard(self._lead(tasks, beside, layer, listener, leader))
-            for task in beside:
-                task.cancel()
+            await end(beside)
 
     async def _stand_by(self, leader: Leader) -> None:
         """Return when we lead."""
@@ -195,7 +195,6 @@ async def relay_once(alias: str, metrics: Metrics, handlers: HandlersToRun) -> b
                 await relay.catch_up(asyncio.Event())
                 if handlers.to_run:
                     await relay.handle(read_only=True)
-                for task in beside:
-                    task.cancel()
+                await end(beside)
             await relay.finish()
     return True

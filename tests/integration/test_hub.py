@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from channels.layers import InMemoryChannelLayer, channel_layers
+from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from django.test import override_settings
 
 from django_pgnotify.consumers import access, hub
@@ -58,7 +58,8 @@ class LossyLayer(InMemoryChannelLayer):
 @pytest.fixture
 async def layer() -> AsyncIterator[LossyLayer]:
     layer = LossyLayer(capacity=1000)
-    before = channel_layers.set("default", layer)
+    before = get_channel_layer()
+    channel_layers.set("default", layer)
     await relay()
     yield layer
     channel_layers.set("default", before)

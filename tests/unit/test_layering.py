@@ -18,6 +18,7 @@ LEAVES = {
     "groups",
     "connecting",
     "backoff",
+    "ending",
     "values",
     "metrics",
     "handlers",

@@ -1,0 +1,220 @@
+"""The last hop: whatever happens to the channel layer or the ledger, a browser misses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from channels.layers import channel_layers, get_channel_layer
+from django.db import connections
+from django.test import override_settings
+from django.utils.module_loading import import_string
+
+from django_pgnotify.consumers import access
+from tests.hub_kit import Browser, publish, query, relay, tell
+from tests.servers.proxy import TcpProxy
+from tests.servers.redis import Redis
+
+POSTGRES = "django_pgnotify.layers.PostgresChannelLayer"
+REDIS = "channels_redis.core.RedisChannelLayer"
+PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
+
+QUICK = {
+    "RECONNECT_MIN_SECONDS": 0.01,
+    "RECONNECT_MAX_SECONDS": 0.1,
+    "HEARTBEAT_SECONDS": 0.2,
+}
+
+
+@pytest.fixture
+async def use_layer() -> AsyncIterator[Callable[..., Any]]:
+    """Make a layer the default one: ``use_layer(path, **config)``."""
+    used = []
+    before = get_channel_layer()
+
+    def use(path: str, **config: Any) -> Any:
+        layer = import_string(path)(prefix=f"test-{uuid.uuid4().hex[:8]}", **config)
+        channel_layers.set("default", layer)
+        used.append(layer)
+        return layer
+
+    yield use
+    for layer in used:
+        if hasattr(layer, "close_pools"):
+            await layer.close_pools()
+        if hasattr(layer, "close"):
+            await layer.close()
+    channel_layers.set("default", before)
+
+
+async def everything(browser: Browser, count: int) -> list[Any]:
+    """The data of the next so many events; resets are no part of it."""
+    seen: list[Any] = []
+    while len(seen) < count:
+        seen += await browser.data()
+    return seen
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        POSTGRES,
+        pytest.param(REDIS, marks=pytest.mark.redis),
+        pytest.param(PUBSUB, marks=pytest.mark.redis),
+    ],
+    ids=lambda path: path.rpartition(".")[2],
+)
+@override_settings(PGNOTIFY=QUICK)
+async def test_nothing_is_missed_over_a_layer_that_drops_at_capacity(
+    path: str, use_layer: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
+    config: dict[str, Any] = {"capacity": 2}
+    if path != POSTGRES:
+        config["hosts"] = [request.getfixturevalue("redis").url]
+    if path == PUBSUB:
+        del config["capacity"]
+    use_layer(path, **config)
+    await relay()
+    async with Browser() as browser:
+        position = (await browser.subscribe("orders"))["position"]
+        for number in range(20):
+            await publish(number, "orders", "others")
+            if number % 4 == 0:
+                await relay()
+        await relay()
+        assert await everything(browser, 20) == list(range(20))
+    async with Browser() as browser:
+        await browser.subscribe("orders", since=position)
+        assert await everything(browser, 20) == list(range(20))
+
+
+@pytest.mark.redis
+@override_settings(PGNOTIFY=QUICK)
+async def test_restart_of_redis_loses_nothing(
+    use_layer: Callable[..., Any], start_redis: Callable[[], Redis]
+) -> None:
+    redis = await sync_to_async(start_redis)()
+    use_layer(REDIS, hosts=[redis.url])
+    await relay()
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        await tell(1, "orders")
+        assert await browser.data() == [1]
+        await sync_to_async(redis.stop)()
+        await publish(2, "orders")
+        await sync_to_async(redis.start)()
+        await relay()
+        assert await browser.data() == [2]
+        await tell(3, "orders")
+        assert await browser.data() == [3]
+
+
+@pytest.mark.redis
+@override_settings(PGNOTIFY=QUICK)
+async def test_redis_that_was_flushed_loses_nothing(
+    use_layer: Callable[..., Any], start_redis: Callable[[], Redis]
+) -> None:
+    redis = await sync_to_async(start_redis)()
+    layer = use_layer(REDIS, hosts=[redis.url])
+    await relay()
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        await layer.flush()
+        await publish(1, "orders")
+        await relay()
+        assert await browser.data() == [1]
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_hub_outlives_the_loss_of_its_database_connections() -> None:
+    await relay()
+    async with Browser() as browser:
+        position = (await browser.subscribe("orders"))["position"]
+        await tell(1, "orders")
+        assert await browser.data() == [1]
+        await query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE %s",
+            "django_pgnotify hub%",
+        )
+        assert (await browser.subscribe("orders", since=position))["recovered"] is True
+        assert await browser.data() == [1]
+        await tell(2, "orders")
+        assert await browser.data() == [2]
+
+
+@pytest.fixture
+def proxied(start_proxy: Callable[[str], TcpProxy], postgres: Any) -> Any:
+    """A proxy before the database; ``with proxied.used():`` makes new connections go through."""
+    proxy = start_proxy(postgres.url())
+    settings = connections["default"].settings_dict
+    before = settings["HOST"], settings["PORT"]
+    yield proxy
+    settings["HOST"], settings["PORT"] = before
+
+
+def redirect(proxy: TcpProxy) -> None:
+    connections["default"].settings_dict.update(HOST="127.0.0.1", PORT=str(proxy.port))
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_subscribed_waits_for_a_database_that_is_away(proxied: TcpProxy) -> None:
+    await relay()
+    redirect(proxied)
+    proxied.refuse()
+    async with Browser() as browser:
+        await browser.send(type="subscribe", group="orders")
+        assert await browser.waiting() == []
+        proxied.resume()
+        assert (await browser.receive())["type"] == "subscribed"
+
+
+@override_settings(PGNOTIFY=QUICK | {"CONNECT_TIMEOUT_SECONDS": 1})
+async def test_look_at_a_frozen_database_is_given_up_and_tried_again(
+    proxied: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "LOOK_SECONDS", 0.3)
+    await relay()
+    redirect(proxied)
+    async with Browser() as browser:
+        await browser.subscribe("first")
+        proxied.silence()
+        await browser.send(type="subscribe", group="orders")
+        assert await browser.waiting() == []
+        # Longer than a look may take, so that it has been given up.
+        await asyncio.sleep(0.5)
+        proxied.cut()
+        proxied.resume()
+        assert (await browser.receive())["group"] == "orders"
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_connection_lost_during_a_replay_repeats_it_whole(proxied: TcpProxy) -> None:
+    async with Browser() as browser:
+        position = (await browser.subscribe("orders"))["position"]
+    await query(
+        "SELECT pgnotify_publish('t', to_jsonb(repeat('x', 1000000)), ARRAY['orders'])"
+        " FROM generate_series(1, 30)"
+    )
+    await relay()
+    redirect(proxied)
+    async with Browser() as browser:
+        await browser.send(type="subscribe", group="orders", since=position)
+        ids: list[str] = []
+        cut = False
+        while True:
+            frame = await browser.receive()
+            ids += [event["id"] for event in frame.get("events", ())]
+            if frame["type"] == "events" and not frame.get("more"):
+                break
+            if ids and not cut:
+                cut = True
+                proxied.cut()
+        assert len(set(ids)) == 30
+        assert ids[-30:] == sorted(set(ids), key=lambda id: int(id.partition("-")[0]))
