@@ -28,8 +28,8 @@ class Defaults:
     """Bytes of the ledger above which triggers stop inserting, so that a forgotten
     ``pglisten`` can't fill the disk."""
     LISTENER: str | dict[str, Any] | None = None
-    """A database alias, or connection options laid over the alias's own, for the listener's
-    direct connection when the default one goes through a transaction pooler."""
+    """For the listener's direct connection when Django's goes through a transaction pooler: an
+    alias that stands in for ``default``, or connection options laid over any alias's own."""
     CHANNEL_LAYER: str = "default"
     """Alias in ``CHANNEL_LAYERS`` that frames travel through."""
     QUEUE_SIZE: int = 1000

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from .conf import settings
 from .exceptions import ListenerRefused
@@ -87,8 +87,10 @@ async def connect(
 
 
 async def connect_listener(alias: str, *, application_name: str) -> AsyncConnection[Any]:
-    """Open the direct connection for LISTEN: `alias`, or what ``PGNOTIFY["LISTENER"]`` says."""
+    """Open the direct connection for LISTEN: `alias`, or what ``PGNOTIFY["LISTENER"]`` says. An
+    alias there stands in for ``default`` only: it is one database, and `alias` may be another."""
     listener = settings.LISTENER
     if isinstance(listener, str):
-        return await connect(listener, application_name=application_name)
+        direct = listener if alias == DEFAULT_DB_ALIAS else alias
+        return await connect(direct, application_name=application_name)
     return await connect(alias, application_name=application_name, overrides=listener)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection as django_connection
 from django.db import connections
+from django.db import connections
 
 from django_pgnotify.connecting import connect, connect_listener, connection_parameters
 from django_pgnotify.exceptions import ListenerRefused
@@ -64,3 +65,15 @@ async def test_the_listener_is_the_alias_another_one_or_has_options(
         cursor = await connection.execute("SHOW work_mem")
         expected = "9MB" if isinstance(listener, dict) else "4MB"
         assert await cursor.fetchone() == (expected,)
+
+
+async def test_a_listener_alias_stands_in_for_default_only(settings: Any) -> None:
+    settings.PGNOTIFY = {"LISTENER": "other"}
+    names = []
+    for alias in ("default", "other"):
+        async with await connect_listener(alias, application_name="listener") as connection:
+            names.append(connection.info.dbname)
+    assert names == [connections["other"].settings_dict["NAME"]] * 2
+    settings.PGNOTIFY = {"LISTENER": "default"}
+    async with await connect_listener("other", application_name="listener") as connection:
+        assert connection.info.dbname == names[0]
