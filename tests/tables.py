@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -30,7 +31,8 @@ def make(
         "db_table": db_table or f"made_{name.lower()}",
     }
     meta = type("Meta", (), options)
-    model = type(name, (base,), {"__module__": __name__, "Meta": meta, **fields})
+    own = {key: copy.deepcopy(field) for key, field in fields.items()}  # a model binds its fields
+    model = type(name, (base,), {"__module__": __name__, "Meta": meta, **own})
     if create:
         with connection.schema_editor() as editor:
             editor.create_model(model)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -97,7 +97,7 @@ def literal(text: str) -> str:
     return f"'{text}'" if plain == text else f"E'{plain}'"
 
 
-def _value(connection: BaseDatabaseWrapper, sql: str, *params: Any) -> Any:
+def _value(connection: BaseDatabaseWrapper, sql: str, *params: str) -> str | None:
     with connection.cursor() as cursor:
         cursor.execute(sql, params)
         row = cursor.fetchone()

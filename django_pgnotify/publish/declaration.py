@@ -158,7 +158,7 @@ def check_condition(model: type[models.Model], condition: Q) -> None:
             )
         for item in value if isinstance(value, list | tuple | set | frozenset) else [value]:
             if isinstance(item, F):
-                resolve(model, item.name)
+                resolve(model, item.name)  # type: ignore[attr-defined]
             elif hasattr(item, "resolve_expression"):
                 raise InvalidDeclaration(
                     f"condition: {path}={type(item).__name__} could raise inside the user's write. "

@@ -80,7 +80,7 @@ class NotifyTrigger(BaseConstraint):
 
     check = _check
 
-    def constraint_sql(
+    def constraint_sql(  # type: ignore[override]
         self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None
     ) -> str | None:
         """Put off the trigger until the table that CREATE TABLE makes is there."""
@@ -89,7 +89,7 @@ class NotifyTrigger(BaseConstraint):
             schema_editor.deferred_sql.append(statement)
         return None
 
-    def create_sql(
+    def create_sql(  # type: ignore[override]
         self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None
     ) -> Statement | None:
         """The complete function, triggers and registry entry; None on other databases."""
@@ -99,7 +99,7 @@ class NotifyTrigger(BaseConstraint):
 
         return create_statement(self, model, schema_editor)
 
-    def remove_sql(
+    def remove_sql(  # type: ignore[override]
         self, model: type[Model] | None, schema_editor: BaseDatabaseSchemaEditor | None
     ) -> Statement | None:
         """Drop triggers, function and registry entry; None on other databases."""
