@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from django.db import connection as django_connection
 from django.db import connections
-from django.db import connections
 
 from django_pgnotify.connecting import connect, connect_listener, connection_parameters
 from django_pgnotify.exceptions import ListenerRefused
@@ -67,6 +66,7 @@ async def test_the_listener_is_the_alias_another_one_or_has_options(
         assert await cursor.fetchone() == (expected,)
 
 
+@pytest.mark.django_db(databases=["default", "other"])
 async def test_a_listener_alias_stands_in_for_default_only(settings: Any) -> None:
     settings.PGNOTIFY = {"LISTENER": "other"}
     names = []
