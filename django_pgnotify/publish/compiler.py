@@ -199,6 +199,7 @@ class Compiler:
 #variable_conflict use_column
 DECLARE
     _pgn_schema text; -- of the declared table
+    _pgn_nested boolean;
     _pgn_rows bigint;
     _pgn_changes text;
 BEGIN
@@ -210,6 +211,7 @@ BEGIN
         IF _pgn_schema IS NULL THEN
             RETURN NULL; -- attached to a table that nobody declared
         END IF;
+        {self._note_nesting()}
         IF {branches}
         END IF;
     EXCEPTION WHEN OTHERS THEN
@@ -262,17 +264,43 @@ END """
         few = f"""SELECT '[' || string_agg({self._event()}, ',') || ']' INTO _pgn_changes
             FROM ({query}) AS "~e" (head, data, tail);"""
         if self.relation.by_row:
-            return f"""
-            {few}"""
-        rows = OLD_ROWS if operation == "delete" else NEW_ROWS
+            count = "_pgn_rows := 1;"
+        else:
+            rows = OLD_ROWS if operation == "delete" else NEW_ROWS
+            count = f'SELECT count(*) INTO _pgn_rows FROM (SELECT FROM {rows} LIMIT {SMALL_ROWS + 1}) AS "~c";'
         return f"""
-            SELECT count(*) INTO _pgn_rows FROM (SELECT FROM {rows} LIMIT {SMALL_ROWS + 1}) AS "~c";
-            IF _pgn_rows BETWEEN 1 AND {SMALL_ROWS} THEN
+            {count}
+            IF _pgn_rows BETWEEN 1 AND {SMALL_ROWS} AND NOT _pgn_nested THEN
             {few}
             END IF;
-            IF _pgn_rows > {SMALL_ROWS} OR _pgn_rows > 1 AND octet_length(_pgn_changes) > {CHUNK_BYTES} THEN
+            IF _pgn_rows > {SMALL_ROWS} OR _pgn_nested
+                OR _pgn_rows > 1 AND octet_length(_pgn_changes) > {CHUNK_BYTES}
+            THEN
                 _pgn_changes := NULL;
                 {self._bulk(query)}
+            END IF;{self._catch_up(operation)}"""
+
+    def _note_nesting(self) -> str:
+        """A user's AFTER ROW triggers run before statement triggers. Where they wrote this table,
+        their events are in the ledger already, and those of the outer statement come too late: so
+        a nested run leaves a note for the outer one, which then tells what its rows have become."""
+        setting = "current_setting('django_pgnotify.nested', true)"
+        topic = literal(f",{self.trigger.topic},")
+        note = "PERFORM set_config('django_pgnotify.nested', {}, true);"
+        return f"""_pgn_nested := coalesce(strpos({setting}, {topic}) > 0, false);
+        IF pg_trigger_depth() > 1 AND NOT _pgn_nested THEN
+            {note.format(f"concat({setting}, {topic})")}
+        ELSIF pg_trigger_depth() = 1 AND _pgn_nested THEN
+            {note.format(f"replace({setting}, {topic}, '')")}
+        END IF;"""
+
+    def _catch_up(self, operation: str) -> str:
+        if operation == "delete" or "update" not in self.operations:
+            return ""
+        new = self.relation.record("NEW") if self.relation.by_row else NEW_ROWS
+        return f"""
+            IF _pgn_nested THEN
+                {self._bulk(self.queries.caught_up(new, self.relation.qualified))}
             END IF;"""
 
     def _query(self, operation: str) -> str:

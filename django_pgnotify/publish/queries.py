@@ -70,6 +70,12 @@ class EventQueries:
         )
         return self._moving_update(joined) if self.rows_move else self._plain_update(joined)
 
+    def caught_up(self, new: str, table: str) -> str:
+        """What the rows of a statement have become since it wrote them, as events of an update."""
+        keys = ", ".join(str(self.quote(column.field.column)) for column in self.pk)
+        now = f'(SELECT "~u".* FROM {table} AS "~u" WHERE ({keys}) IN (SELECT {keys} FROM {new} AS "~k"))'
+        return self.update(new, now)
+
     def groups_json(self, row: str = NEW) -> str:
         """JSON text of the names of a row's groups."""
         return (
@@ -135,18 +141,24 @@ class EventQueries:
                 f'"~g".was_in AND "~g".is_in AND {self._differs()}'
                 f" AND ({stays} OR {both} <> '{{}}')"
             )
-            rows.append(f"('update', {updated}, CASE WHEN {stays} THEN \"~g\".new ELSE {both} END)")
+            rows.append(
+                f"('update', {updated}, CASE WHEN {stays} THEN \"~g\".new ELSE {both} END)"
+            )
         if {"update", "insert"} & set(self.on):
             rows.append(self._leaving("insert", stays, "is_in", "was_in", "new", "old"))
         return ",\n".join(rows)
 
-    def _leaving(self, kind: str, stays: str, here: str, there: str, mine: str, its: str) -> str:
+    def _leaving(
+        self, kind: str, stays: str, here: str, there: str, mine: str, its: str
+    ) -> str:
         """An entry of VALUES for the groups that the row has on one side only."""
         names = (
-            f'CASE WHEN {stays} THEN \'{{}}\' WHEN "~g".{there}'
+            f"CASE WHEN {stays} THEN '{{}}' WHEN \"~g\".{there}"
             f' THEN {self.ledger}.pgnotify_only("~g".{mine}, "~g".{its}) ELSE "~g".{mine} END'
         )
-        return f"('{kind}', \"~g\".{here} AND (NOT \"~g\".{there} OR {names} <> '{{}}'), {names})"
+        return (
+            f"('{kind}', \"~g\".{here} AND (NOT \"~g\".{there} OR {names} <> '{{}}'), {names})"
+        )
 
     # Pieces of SQL
 

@@ -21,12 +21,20 @@ class Relation:
     """The table's schema, or the one in which CREATE TABLE would make it."""
     name: str
 
+    @property
+    def qualified(self) -> str:
+        """Schema and name, quoted."""
+        return ".".join(
+            '"' + name.replace('"', '""') + '"' for name in (self.schema, self.name)
+        )
+
     def record(self, variable: str) -> str:
         """A FROM item for NEW or OLD of a row trigger. In a session that ran the function before,
         ``NEW.column`` fails after another session's ALTER COLUMN TYPE; so it is the whole row, and
         the table stands beside it, since it is by naming it that a plan learns of the change."""
-        table = ".".join('"' + name.replace('"', '""') + '"' for name in (self.schema, self.name))
-        return f"(SELECT {variable}.* WHERE NOT EXISTS (SELECT FROM {table} WHERE false))"
+        return (
+            f"(SELECT {variable}.* WHERE NOT EXISTS (SELECT FROM {self.qualified} WHERE false))"
+        )
 
 
 def relation_of(connection: BaseDatabaseWrapper, table: str) -> Relation:

@@ -362,6 +362,53 @@ def test_a_users_before_trigger_that_skips_rows_leaves_nothing(
     assert ledger.rows() == []
 
 
+@pytest.mark.parametrize("partitioned", [False, True], ids=["plain", "partitioned"])
+@pytest.mark.parametrize("rows", [1, 200])
+def test_a_users_after_trigger_that_writes_the_same_row_does_not_leave_old_values_last(
+    partitioned: bool, rows: int
+) -> None:
+    declared = NotifyTrigger(name="things", fields=["id", "text"], groups=["all", "t-{text}"])
+    Thing = make(
+        constraints=[] if partitioned else [declared], text=models.TextField(null=True)
+    )
+    if partitioned:
+        run(
+            "ALTER TABLE made_thing RENAME TO made_plain;"
+            "CREATE TABLE made_thing (LIKE made_plain INCLUDING IDENTITY) PARTITION BY LIST (id);"
+            "CREATE TABLE made_thing_1 PARTITION OF made_thing DEFAULT"
+        )
+        with connection.schema_editor() as editor:
+            editor.add_constraint(Thing, declared)
+    run(
+        "CREATE FUNCTION made_again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.text = 'first' THEN UPDATE made_thing SET text = 'last' WHERE id = NEW.id; END IF;"
+        " IF NEW.text = 'gone' THEN DELETE FROM made_thing WHERE id = NEW.id; END IF;"
+        " RETURN NULL; END $$;"
+        "CREATE TRIGGER a AFTER INSERT OR UPDATE ON made_thing"
+        " FOR EACH ROW EXECUTE FUNCTION made_again()"
+    )
+    ledger = Ledger()
+    run(f"INSERT INTO made_thing (text) SELECT 'first' FROM generate_series(1, {rows})")
+    assert last(ledger) == {pk: "last" for pk in range(1, rows + 1)}
+    run("UPDATE made_thing SET text = 'first'")
+    assert last(ledger) == {pk: "last" for pk in range(1, rows + 1)}
+    run("UPDATE made_thing SET text = 'gone' WHERE id = 1")
+    assert last(ledger) == {}
+    run("INSERT INTO made_thing (text) VALUES ('plain')")
+    assert len(ledger.rows()) == 1
+
+
+def last(ledger: Ledger) -> dict[int, str]:
+    """What the group ``all`` shows after the new events."""
+    shown: dict[int, str] = {}
+    for change in ledger.take():
+        if "all" in change["groups"]:
+            shown[change["pk"]] = change["data"]["text"]
+            if change["kind"] == "delete":
+                del shown[change["pk"]]
+    return shown
+
+
 def test_a_deferred_trigger_that_writes_at_commit_is_seen(Thing: Any, ledger: Ledger) -> None:
     run(
         "CREATE TABLE made_late (id int);"
