@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from channels.layers import get_channel_layer
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 SILENT_HEARTBEATS = 3
 """Heartbeats that may fail to come before the layer is thought to have forgotten us."""
+LEAVE_SECONDS = 2.0
+"""A client that goes does not wait longer for a channel layer that is frozen."""
 
 
 class ChannelLayerMissing(PgnotifyError):
@@ -70,7 +73,10 @@ class Membership:
                 return
             self._members.discard(group)
             try:
-                await self._layer.group_discard(wire_name(group, self._alias), self._channel)
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._layer.group_discard(
+                        wire_name(group, self._alias), self._channel
+                    )
             except Exception as error:
                 # It stays a member of a group that it ignores, until the layer forgets it.
                 logger.info("hub can't leave a group: %s", error)
@@ -103,9 +109,11 @@ class Membership:
                 await asyncio.sleep(backoff.next_delay())
 
     async def close(self) -> None:
-        """Leave all groups."""
-        for group in list(self._members):
-            await self.leave(group)
+        """Leave all groups, as far as that is quick: the layer forgets the others."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                for group in list(self._members):
+                    await self.leave(group)
 
     async def _receive_once(self) -> None:
         async with asyncio.timeout(SILENT_HEARTBEATS * settings.HEARTBEAT_SECONDS):
