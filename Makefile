@@ -2,6 +2,7 @@
 #
 #   make demo  [PORT=8000]      the order desk with a PostgreSQL of its own
 #   make test  [ARGS="..."]     all tests; ARGS goes to pytest
+#   make soak  [MINUTES=30]     the oracle test for long, over both channel layers
 #   make lint                   ruff and mypy
 #   make docs                   the documentation, into docs/_build
 #   make screenshot             the picture of the page in the README
@@ -11,13 +12,14 @@
 
 PORT ?= 8000
 ARGS ?=
+MINUTES ?= 30
 VENV ?= .venv
 CONSTRAINT ?=
 PYTHON ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint docs screenshot
+.PHONY: help demo test soak lint docs screenshot
 .SILENT:
 
 help:
@@ -28,6 +30,9 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/test.stamp
 	exec $(VENV)/bin/python -m pytest $(ARGS)
+
+soak: $(VENV)/test.stamp
+	exec $(VENV)/bin/python -m tests.oracle.soak --minutes $(MINUTES) --out docs/soak.json
 
 lint: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,179 @@
+"""The account: what each client accepted against the truth, event by event."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from .clients import Accepted, Client, GroupState, content_of, rows_of
+from .truth import Happened, Key, Snapshot, Truth
+
+EXAMPLES = 5
+"""Findings of a kind that are told in full."""
+
+
+@dataclass
+class Account:
+    """What was found wrong, by kind, and how much was looked at."""
+
+    wrong: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    expected: int = 0
+    accepted: int = 0
+    resets: Counter[str] = field(default_factory=Counter)
+    resumes: int = 0
+    duplicates_dropped: int = 0
+    handled: int = 0
+    handled_again: int = 0
+
+    def note(self, kind: str, what: str) -> None:
+        """Something is wrong."""
+        self.wrong[kind] += 1
+        if self.wrong[kind] <= EXAMPLES:
+            self.examples.append(f"{kind}: {what}")
+
+    @property
+    def is_clean(self) -> bool:
+        """True if nothing is wrong."""
+        return not self.wrong
+
+
+def settle(truth: Truth, clients: Iterable[Client], url: str) -> Account:
+    """Check everything."""
+    account = Account()
+    for client in clients:
+        for group in client.groups.values():
+            _GroupAccount(truth, account, client.name, group).check(url)
+    _check_handled(truth, account)
+    return account
+
+
+class _GroupAccount:
+    """One group of one client."""
+
+    def __init__(self, truth: Truth, account: Account, name: str, group: GroupState) -> None:
+        self.truth = truth
+        self.account = account
+        self.name = f"{name}/{group.name}"
+        self.group = group
+        self.happened = truth.by_group[group.name]
+        self.by_key = {one.key: one for one in self.happened}
+
+    def check(self, url: str) -> None:
+        """All promises, one after the other."""
+        account, group = self.account, self.group
+        for problem in group.problems:
+            account.note("protocol", f"{self.name}: {problem}")
+        if len(self.by_key) != len(self.happened):
+            account.note("oracle", f"{self.name}: two events share a key")
+        account.resets.update(one.reason for one in group.segments if one.reason != "begin")
+        account.resumes += group.resumes
+        account.duplicates_dropped += group.duplicates_dropped
+        self._check_state(url)
+        found = self._check_keys()
+        self._check_nothing_lost({one.key for one, _ in found})
+        self._check_order(found)
+        self._check_whole(found)
+
+    def _note(self, kind: str, what: object) -> None:
+        self.account.note(kind, f"{self.name}: {what}")
+
+    def _check_state(self, url: str) -> None:
+        table, shown = rows_of(url, self.group.name), self.group.rows
+        for pk in sorted(table.keys() | shown.keys()):
+            if table.get(pk) != shown.get(pk):
+                self._note("state", f"row {pk} is {table.get(pk)}, shown {shown.get(pk)}")
+
+    def _check_keys(self) -> list[tuple[Happened, Accepted]]:
+        """Nothing rolled back, nothing twice, nothing that the snapshot held."""
+        found: list[tuple[Happened, Accepted]] = []
+        keys: set[Key] = set()
+        for segment in self.group.segments:
+            held = None if segment.snapshot is None else Snapshot.of(segment.snapshot)
+            for accepted in segment.accepted:
+                self.account.accepted += 1
+                key = (accepted.kind, accepted.pk, accepted.content, accepted.tag)
+                happened = self.by_key.get(key)
+                if happened is None:
+                    self._note("never committed", accepted)
+                elif key in keys:
+                    self._note("twice", accepted)
+                elif held is not None and held.sees(happened.xid):
+                    self._note("overlap", f"{accepted} is in {segment.snapshot}")
+                else:
+                    keys.add(key)
+                    found.append((happened, accepted))
+        return found
+
+    def _check_nothing_lost(self, keys: set[Key]) -> None:
+        """All between a segment's begin and the last position reached in it."""
+        for segment in self.group.segments:
+            try:
+                start, reached = self.truth.at(segment.start), self.truth.at(segment.reached)
+            except KeyError as error:
+                self._note("position of no tick", error)
+                continue
+            if segment.snapshot is not None:
+                start = Snapshot.of(segment.snapshot)
+            for one in self.happened:
+                if reached.sees(one.xid) and not start.sees(one.xid):
+                    self.account.expected += 1
+                    if one.key not in keys:
+                        self._note("lost", f"{one} of {segment.start}..{segment.reached}")
+
+    def _check_order(self, found: Sequence[tuple[Happened, Accepted]]) -> None:
+        """Per row by writing; and nobody hears of an effect before its cause."""
+        of_row: dict[int | None, int] = {}
+        truncated = highest = 0
+        for one, accepted in found:
+            if one.key[0] == "truncate":
+                before, truncated = highest, one.seq
+            else:
+                before = max(of_row.get(accepted.pk, 0), truncated)
+            if accepted.kind != "message":
+                of_row[accepted.pk] = one.seq
+                highest = max(highest, one.seq)
+                if one.seq <= before:
+                    self._note("inversion", f"{accepted} after write {before}")
+        lowest = None
+        for one, accepted in reversed(found):
+            if lowest is not None and lowest < one.snapshot.xmin:
+                self._note("effect before cause", f"{accepted} before {lowest}")
+            lowest = one.xid if lowest is None else min(lowest, one.xid)
+
+    def _check_whole(self, found: Sequence[tuple[Happened, Accepted]]) -> None:
+        steps: dict[int, set[int]] = {}
+        for one, accepted in found:
+            steps.setdefault(one.xid, set()).add(accepted.step)
+        for xid, numbers in steps.items():
+            if len(numbers) > 1:
+                self._note("torn", f"transaction {xid} in steps {sorted(numbers)}")
+
+
+def _check_handled(truth: Truth, account: Account) -> None:
+    """At least once, and for the first time in the order of each row's writes."""
+    expected: dict[tuple[object, ...], int] = {}
+    for write in truth.writes:
+        for _, one in write.events():
+            if one.key[0] not in ("message", "truncate"):
+                expected.setdefault(one.key[:3], one.seq)
+    last: dict[object, int] = {}
+    seen: set[tuple[object, ...]] = set()
+    for kind, pk, data in truth.handled:
+        if kind == "truncate":
+            continue
+        key = (kind, int(pk), content_of(data))
+        account.handled += 1
+        if key not in expected:
+            account.note("never committed, handled", str(key))
+        elif key in seen:
+            account.handled_again += 1
+        else:
+            seen.add(key)
+            if expected[key] < last.get(pk, 0):
+                account.note("handled out of order", f"{key} after {last[pk]}")
+            last[pk] = max(expected[key], last.get(pk, 0))
+    for key in expected.keys() - seen:
+        account.note("not handled", json.dumps(key, default=str))

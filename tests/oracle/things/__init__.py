@@ -1,0 +1,1 @@
+"""The app whose rows the oracle writes, follows and counts."""
