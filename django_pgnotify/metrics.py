@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 
 READ_TIMEOUT_SECONDS = 5.0
 """A client that connects and stays silent is let go after this."""
-GAUGES = ("queue_depth", "lag_seconds", "leader")
+GAUGES = ("queue_depth", "lag_seconds", "leader", "notify_queue_ratio")
 
 
 @dataclass(slots=True)
@@ -36,6 +36,8 @@ class Metrics:
     """Age of the oldest tick that is being sent; 0 when there is none."""
     leader: int = 0
     """1 while this process leads."""
+    notify_queue_ratio: float = 0.0
+    """How full the server's notify queue is, from 0 to 1; at 1 COMMITs fail."""
     in_progress: deque[float] = field(default_factory=deque)
     """Monotonic seconds when each tick that is not sent yet was stored."""
 

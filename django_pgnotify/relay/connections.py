@@ -42,11 +42,17 @@ async def check_server(connection: Connection) -> str:
         raise ListenerRefused(
             f"The server is PostgreSQL {version // 10000}; django_pgnotify needs 15 or newer."
         )
-    row = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
-    if row is None or row[0]:
+    query = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'"
+    in_recovery, read_only = await (await connection.execute(query)).fetchone() or (True, True)
+    if in_recovery:
         raise ListenerRefused(
             f"{place(connection)} is a replica, where LISTEN is not possible and snapshots are"
             " not reliable. Connect to the primary: set PGNOTIFY['LISTENER']."
+        )
+    if read_only:
+        raise ListenerRefused(
+            f"{place(connection)} is read-only (default_transaction_read_only is on), so no tick"
+            " can be stored. Turn it off for the server, the database or this role."
         )
     return f"PostgreSQL {connection.info.parameter_status('server_version')}, primary"
 

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from contextlib import aclosing
 
-from psycopg import OperationalError, sql
+from psycopg import OperationalError, errors, sql
 
 from ..connecting import connect_listener
 from ..exceptions import ListenerRefused
@@ -51,7 +51,8 @@ class Listener:
         """Ring for ourselves over another connection, and return when it has been heard.
 
         A server that has frozen raises nothing by itself: then `sender` is ended. Raises
-        ListenerRefused if the bell was rung and does not come back in time.
+        ListenerRefused if the bell was rung and does not come back in time. While the server's
+        notify queue is full nobody can ring, and its answer that this is so has to do.
         """
         token = secrets.token_hex(8)
         heard = self._probes[token] = asyncio.get_running_loop().create_future()
@@ -60,6 +61,8 @@ class Listener:
                 await sender.execute("SELECT pg_notify(%s, %s)", [BELL_PG_CHANNEL, token])
             async with asyncio.timeout(timeout_seconds):
                 await heard
+        except errors.ProgramLimitExceeded:
+            return  # the poll finds what the bell can't tell; the watch of the queue says why
         except TimeoutError:
             raise ListenerRefused(
                 f"A bell of our own did not come back within {timeout_seconds:g} s: LISTEN goes"

@@ -16,6 +16,7 @@ from django.db import connections
 
 from ..connecting import connect_listener
 from ..publish.registry import drift
+from . import notify_queue
 from .connections import Connection, check_ledger, check_privileges, check_server
 from .leader import somebody_leads
 from .listener import Listener
@@ -68,6 +69,7 @@ async def _probe_database(alias: str, stack: AsyncExitStack) -> list[Probe]:
         found += [
             await _probe("privileges", _privileges(connection, schema)),
             await _probe("bell", _bell(alias, connection)),
+            await _probe("notify queue", _notify_queue(connection)),
             await _probe("relay", _relay(connection, schema)),
         ]
     return found
@@ -101,6 +103,13 @@ async def _bell(alias: str, sender: Connection) -> str:
             with suppress(asyncio.CancelledError):
                 await hearing
     return "a bell of our own came back on the listener's connection"
+
+
+async def _notify_queue(connection: Connection) -> str:
+    usage = await notify_queue.look(connection)
+    if usage.alarming:
+        raise Failed(str(usage))
+    return str(usage)
 
 
 async def _relay(connection: Connection, schema: str) -> str:

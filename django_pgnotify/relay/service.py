@@ -16,7 +16,8 @@ from ..conf import settings
 from ..exceptions import LedgerMissing, ListenerRefused
 from ..metrics import Metrics
 from .connections import first_cause
-from .session import HandlersToRun, Session
+from .handlers import HandlersToRun
+from .session import Session
 
 logger = logging.getLogger("django_pgnotify")
 
@@ -39,6 +40,7 @@ class Service:
         self._stopping = asyncio.Event()
         self._session: Session | None = None
         self._was_ready = False
+        self._last_cause = ""
 
     async def run(self) -> None:
         """Relay until SIGTERM, SIGINT or `stop`; raises ListenerRefused or LedgerMissing if it
@@ -76,9 +78,14 @@ class Service:
     async def _wait_after(self, cause: Exception) -> None:
         self._metrics.reconnects += 1
         delay = self._backoff.next_delay()
-        logger.warning(
+        text = " ".join(str(cause).split()) or type(cause).__name__
+        # Said once, however long it lasts; `_ready` ends it.
+        level = logging.DEBUG if text == self._last_cause else logging.WARNING
+        self._last_cause = text
+        logger.log(
+            level,
             "disconnected (%s), trying again in %.1f s",
-            " ".join(str(cause).split()) or type(cause).__name__,
+            text,
             delay,
             # A database that goes away is told in a line; for the rest one wants the place.
             exc_info=None if isinstance(cause, (*REFUSALS, Error, OSError)) else cause,
@@ -88,6 +95,7 @@ class Service:
 
     def _ready(self) -> None:
         self._was_ready = True
+        self._last_cause = ""
         self._backoff.reset()
 
     async def _drain(self, work: asyncio.Task[None]) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from ..conf import settings
 from ..ending import end
-from ..handlers import Handler
 from ..metrics import Metrics
 from .connections import Connection, abort, check
+from .handlers import HandlersToRun
 from .leader import Leader
 from .listener import Listener
 from .live import LiveRelay
+from .notify_queue import Watch
 from .relay import Relay
 from .sender import Layer
 from .trimmer import trim_now_and_then
@@ -23,26 +23,6 @@ from .trimmer import trim_now_and_then
 logger = logging.getLogger("django_pgnotify")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class HandlersToRun:
-    """The registered handlers."""
-
-    registered: Sequence[Handler]
-    """Retention waits for all of them."""
-    running: bool
-    """False leaves their events in the ledger."""
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the registered ones."""
-        return [handler.name for handler in self.registered]
-
-    @property
-    def to_run(self) -> Sequence[Handler]:
-        """Those that this process calls."""
-        return self.registered if self.running else ()
 
 
 PINGS_PER_TIMEOUT = 3
@@ -70,6 +50,7 @@ class Session:
         self._stopping = asyncio.Event()
         self._bell: asyncio.Event | None = None
         self._connections: list[Connection] = []
+        self._relay: Relay | None = None
 
     async def run(self) -> None:
         """Relay until `stop`; raises what ended it, most often in an ExceptionGroup."""
@@ -77,19 +58,24 @@ class Session:
             await self._run()
         finally:
             self._metrics.leader = 0
-            for connection in self._connections:
+            for connection in self._opened():
                 await connection.close()
 
     def stop(self) -> None:
-        """Read no further, send what has been read, and end."""
+        """Read no further, call no handler again, send what has been read, and end."""
         self._stopping.set()
+        if self._relay is not None:
+            self._relay.stop_handling()
         if self._bell is not None:
             self._bell.set()
 
     def abort(self) -> None:
         """End all connections at once, so that nobody waits for a server that has frozen."""
-        for connection in self._connections:
+        for connection in self._opened():
             abort(connection)
+
+    def _opened(self) -> list[Connection]:
+        return self._connections + (self._relay.connections if self._relay else [])
 
     async def _run(self) -> None:
         layer = Layer(self._alias, self._metrics)
@@ -133,29 +119,27 @@ class Session:
         listener: Listener,
         leader: Leader,
     ) -> None:
-        to_run = self._handlers.to_run
-        relay = await Relay.open(
-            self._alias, leader, layer=layer, metrics=self._metrics, handlers=to_run
+        relay = self._relay = await Relay.open(
+            self._alias, leader, layer=layer, metrics=self._metrics, handlers=self._handlers
         )
-        self._connections.append(relay.reader)
         work = relay.tasks()
         work["trimmer"] = trim_now_and_then(self._alias, leader.schema, self._handlers.names)
         for name, coroutine in work.items():
             beside.append(self._start(tasks, name, coroutine))
-        handling = self._start(tasks, "handlers", relay.handle()) if to_run else None
+        handling = self._start(tasks, "handlers", relay.handle())
         await relay.catch_up(self._stopping)
         if not self._stopping.is_set():
             logger.info("listening", extra={"action": "listening"})
             self._on_ready()
         await relay.run(listener.bell, self._stopping)
         await relay.finish()
-        if handling is not None:
-            relay.stop_handling()
-            await asyncio.wait([handling])
+        await asyncio.wait([handling])
 
     async def _keep_alive(self, listener: Listener, leader: Leader) -> None:
         """Prove the way of the bell again and again, which also shows the server that we live."""
+        watch = Watch(self._metrics)
         while True:
+            await watch.look(leader.connection)
             pings = settings.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT
             await asyncio.sleep(min(settings.HEARTBEAT_SECONDS, pings))
             await self._prove(listener, leader)
@@ -184,17 +168,14 @@ async def relay_once(alias: str, metrics: Metrics, handlers: HandlersToRun) -> b
     async with await Leader.open(alias) as leader:
         if not await leader.try_lead():
             return False
-        relay = await Relay.open(
-            alias, leader, layer=layer, metrics=metrics, handlers=handlers.to_run
-        )
+        relay = await Relay.open(alias, leader, layer=layer, metrics=metrics, handlers=handlers)
         async with relay:
             async with asyncio.TaskGroup() as tasks:
                 beside = [
                     tasks.create_task(work, name=name) for name, work in relay.tasks().items()
                 ]
                 await relay.catch_up(asyncio.Event())
-                if handlers.to_run:
-                    await relay.handle(read_only=True)
+                await relay.handle(read_only=True)
                 await end(beside)
             await relay.finish()
     return True
