@@ -389,9 +389,9 @@ def test_a_users_after_trigger_that_writes_the_same_row_does_not_leave_old_value
     )
     ledger = Ledger()
     run(f"INSERT INTO made_thing (text) SELECT 'first' FROM generate_series(1, {rows})")
-    assert last(ledger) == {pk: "last" for pk in range(1, rows + 1)}
+    assert last(ledger) == dict.fromkeys(range(1, rows + 1), "last")
     run("UPDATE made_thing SET text = 'first'")
-    assert last(ledger) == {pk: "last" for pk in range(1, rows + 1)}
+    assert last(ledger) == dict.fromkeys(range(1, rows + 1), "last")
     run("UPDATE made_thing SET text = 'gone' WHERE id = 1")
     assert last(ledger) == {}
     run("INSERT INTO made_thing (text) VALUES ('plain')")
