@@ -12,8 +12,9 @@ from .base import Subscriber
 from .browser import PONG, BadRequest, Ping, Subscribe, check_wanted_group, error, parse_request
 from .session import ClientGone
 
-INTERNAL_ERROR = 1011
-"""WebSocket close code for a mistake of the server's."""
+INTERNAL_ERROR = 4500
+"""WebSocket close code for a mistake of the server's. Not 1011: Daphne refuses all codes of an
+application but 1000 and 3000 to 4999, and leaves the socket open."""
 
 
 class EventConsumer(Subscriber, AsyncWebsocketConsumer):

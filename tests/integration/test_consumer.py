@@ -616,7 +616,7 @@ async def test_snapshot_that_raises_ends_its_own_connection_only() -> None:
         await fine.subscribe("orders")
         async with Browser(Broken) as browser:
             await browser.subscribe("orders")
-            assert (await browser.socket.receive_output(timeout=5))["code"] == 1011
+            assert (await browser.socket.receive_output(timeout=5))["code"] == 4500
         await tell(1, "orders")
         assert await fine.data() == [1]
 
