@@ -1,4 +1,5 @@
-"""System checks: what can't work is said before anything runs. One builder a message; ids are never reused."""
+"""System checks: what can't work is said before anything runs. One builder a message; ids are
+never reused."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.apps import AppConfig, apps
 from django.conf import settings as django_settings
-from django.core.checks import CheckMessage, Error, Warning as CheckWarning
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as CheckWarning
 from django.db import connections, models, router
 
 from .conf import KEYS, settings, unknown_key_message
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME_BYTES = 50  # the longest suffix, "_truncate", and "pgnotify_" fit into PostgreSQL's 63
 IN_MEMORY = "channels.layers.InMemoryChannelLayer"
+OUR_LAYER = '{"BACKEND": "django_pgnotify.layers.PostgresChannelLayer"}'
 
 
 def check_settings(
@@ -56,15 +59,14 @@ def _layer_messages() -> Iterator[CheckMessage]:
     if alias not in layers:
         yield Error(
             f"CHANNEL_LAYERS has no {alias!r}, so pglisten can't reach any consumer.",
-            hint='Use {"BACKEND": "django_pgnotify.layers.PostgresChannelLayer"} or channels_redis.',
+            hint=f"Use {OUR_LAYER} or channels_redis.",
             id="django_pgnotify.E002",
         )
     elif layers[alias].get("BACKEND") == IN_MEMORY:
         yield CheckWarning(
             f"CHANNEL_LAYERS[{alias!r}] is the in-memory layer: pglisten runs in a process of its "
             "own, and nothing that it sends reaches the web processes.",
-            hint='Use {"BACKEND": "django_pgnotify.layers.PostgresChannelLayer"} or channels_redis; '
-            "in-memory is for tests.",
+            hint=f"Use {OUR_LAYER} or channels_redis; in-memory is for tests.",
             id="django_pgnotify.W003",
         )
 

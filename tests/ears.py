@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-import psycopg
-from django.db import connections, transaction
+from django.db import transaction
 
 from django_pgnotify.publish.live import LIVE_PG_CHANNEL, unpack_live
+from tests.sessions import open_session
 
 MARKER = "the tests' marker"
 
@@ -32,9 +32,7 @@ class Ears:
     """Hears the live pg channel of one database from its creation on."""
 
     def __init__(self, using: str = "default") -> None:
-        params = connections[using].get_connection_params()
-        params.pop("cursor_factory", None)
-        self.connection = psycopg.connect(**params, autocommit=True)
+        self.connection = open_session(using, autocommit=True)
         self.connection.execute(f"LISTEN {LIVE_PG_CHANNEL}")
 
     def payloads(self) -> list[str]:
@@ -72,9 +70,7 @@ class LedgerReader:
     """Reads what has come into a database's ledger since the last look, as committed."""
 
     def __init__(self, using: str = "default") -> None:
-        params = connections[using].get_connection_params()
-        params.pop("cursor_factory", None)
-        self.connection = psycopg.connect(**params, autocommit=True)
+        self.connection = open_session(using, autocommit=True)
         self.seen = 0
         self.rows()
 

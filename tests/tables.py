@@ -59,8 +59,7 @@ class Ledger:
 
     def __init__(self, schema: str = "public") -> None:
         self.table = f'"{schema}".django_pgnotify_ledger'
-        self.seen = 0
-        self.take()
+        self.seen = run(f"SELECT coalesce(max(id), 0) FROM {self.table}")[0][0]
 
     def rows(self) -> list[dict[str, Any]]:
         """New ledger rows, oldest first, with their changes parsed."""

@@ -1,4 +1,4 @@
-"""Install: the SQL objects of the ledger, made by the first migration and kept up to date after it."""
+"""Install: the SQL objects of the ledger, made by the first migration, kept up to date later."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ DROP TABLE IF EXISTS {tables};
 
 
 def literal(text: str) -> str:
-    """The text as an SQL literal for DDL, which takes no parameters: ASCII, without ``%`` or ``$``."""
+    """The text as an SQL literal for DDL, which takes no parameters: ASCII, no ``%`` or ``$``."""
     plain = re.sub(
         r"[^A-Za-z0-9 _.,:;/{}()\[\]<>=+*\"-]",
         lambda match: "".join(f"\\U{ord(char):08X}" for char in match[0]),

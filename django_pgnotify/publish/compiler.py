@@ -283,15 +283,16 @@ END """
     def _note_nesting(self) -> str:
         """A user's AFTER ROW triggers run before statement triggers. Where they wrote this table,
         their events are in the ledger already, and those of the outer statement come too late: so
-        a nested run leaves a note for the outer one, which then tells what its rows have become."""
+        a nested run leaves a note for the outer one, which then tells what its rows have become.
+        The note holds the time of the client's statement, and is void in the next one."""
         setting = "current_setting('django_pgnotify.nested', true)"
         topic = literal(f",{self.trigger.topic},")
-        note = "PERFORM set_config('django_pgnotify.nested', {}, true);"
-        return f"""_pgn_nested := coalesce(strpos({setting}, {topic}) > 0, false);
+        stamp = "extract(epoch FROM statement_timestamp())::text"
+        return f"""_pgn_nested := coalesce(
+            strpos({setting}, {topic}) > 0 AND starts_with({setting}, {stamp}), false);
         IF pg_trigger_depth() > 1 AND NOT _pgn_nested THEN
-            {note.format(f"concat({setting}, {topic})")}
-        ELSIF pg_trigger_depth() = 1 AND _pgn_nested THEN
-            {note.format(f"replace({setting}, {topic}, '')")}
+            PERFORM set_config('django_pgnotify.nested',
+                CASE WHEN starts_with({setting}, {stamp}) THEN {setting} ELSE {stamp} END || {topic}, true);
         END IF;"""
 
     def _catch_up(self, operation: str) -> str:

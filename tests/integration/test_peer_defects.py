@@ -37,7 +37,8 @@ def test_deletes_are_not_cancelled() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["it's", "x'); CREATE TABLE pwned (); --", '"', "\\", "$pgnotify$", "%s %(a)s", "{0}"]
+    "text",
+    ["it's", "x'); CREATE TABLE pwned (); --", '"', "\\", "$pgnotify$", "%s %(a)s", "{0}"],
 )
 def test_quotes_in_values_are_data(text: str) -> None:
     Thing = thing(groups=["t-{text}"])
@@ -121,4 +122,3 @@ def test_times_do_not_follow_the_writers_time_zone() -> None:
     run("SET LOCAL TimeZone = 'America/New_York'")
     run("INSERT INTO made_thing (at) VALUES ('2024-01-01 00:00:00+00')")
     assert ledger.take()[0]["data"] == {"at": "2024-01-01T00:00:00Z"}
-

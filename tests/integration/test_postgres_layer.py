@@ -28,6 +28,7 @@ from django_pgnotify.layers import PostgresChannelLayer
 from django_pgnotify.layers.envelope import Envelope, Kind, groups_pg_channel
 from django_pgnotify.layers.storing import SWEEP_EVERY
 from tests.layer_kit import drained, numbered, received
+from tests.sessions import open_session
 
 pytestmark = pytest.mark.django_db
 
@@ -314,9 +315,7 @@ def latin1_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty database without our table, in another encoding."""
     settings_dict = django_connection.settings_dict
     name = f"{settings_dict['NAME']}_latin1"
-    parameters = {"host": settings_dict["HOST"], "port": settings_dict["PORT"]}
-    parameters |= {"user": settings_dict["USER"], "dbname": "postgres"}
-    with psycopg.connect(autocommit=True, **parameters) as server:
+    with open_session(autocommit=True, dbname="postgres") as server:
         server.execute(f'DROP DATABASE IF EXISTS "{name}"')
         server.execute(
             f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"

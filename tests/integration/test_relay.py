@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
+
+from tests.sessions import open_session
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -111,23 +112,13 @@ def test_groups_default_to_the_topic_and_one_event_reaches_all_its_groups() -> N
     assert [subscriber.data() for subscriber in subscribers] == [[1], [2], [2]]
 
 
-def other_session() -> psycopg.Connection[Any]:
-    parameters = connection.get_connection_params()
-    return psycopg.connect(
-        dbname=parameters["dbname"],
-        user=parameters.get("user"),
-        host=parameters.get("host"),
-        port=parameters.get("port"),
-    )
-
-
 PUBLISH = "SELECT pgnotify_publish('t', %s::jsonb)"
 
 
 def test_transactions_that_commit_in_reverse_id_order_both_arrive() -> None:
     # "id > last" loses the one with the lower id, which commits later.
     subscriber = Subscriber("t")
-    with other_session() as earlier:
+    with open_session() as earlier:
         earlier.execute(PUBLISH, ['"lower id"'])
         publish("t", "higher id")
         call_command("pglisten", once=True)
@@ -138,7 +129,7 @@ def test_transactions_that_commit_in_reverse_id_order_both_arrive() -> None:
 
 def test_long_foreign_transaction_delays_nobody() -> None:
     subscriber = Subscriber("t")
-    with other_session() as foreign:
+    with open_session() as foreign:
         foreign.execute("SELECT pg_current_xact_id()")
         for number in range(3):
             publish("t", number)
@@ -148,7 +139,7 @@ def test_long_foreign_transaction_delays_nobody() -> None:
 
 def test_events_of_one_transaction_are_never_split_over_ticks() -> None:
     subscriber = Subscriber("t")
-    with other_session() as other:
+    with open_session() as other:
         other.execute(PUBLISH, ["1"])
         call_command("pglisten", once=True)
         other.execute(PUBLISH, ["2"])
@@ -327,7 +318,7 @@ def test_events_of_another_alias_travel_in_prefixed_groups() -> None:
 def test_once_beside_a_leader_exits_3_with_one_line() -> None:
     from django_pgnotify.relay.leader import lock_key
 
-    with other_session() as leader:
+    with open_session() as leader:
         leader.execute("SELECT pg_advisory_lock(%s)", [lock_key("public")])
         with pytest.raises(CommandError, match="Another pglisten is running") as raised:
             call_command("pglisten", once=True)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-import psycopg
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import call_command
-from django.db import connection
 
 from django_pgnotify.connecting import connect
 from django_pgnotify.ledger import retention
 from tests.pglisten import execute, publish
+from tests.sessions import open_session
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -69,9 +68,7 @@ def test_old_ticks_go_and_young_ones_stay() -> None:
 
 
 def test_row_of_a_transaction_that_was_open_for_long_is_not_old() -> None:
-    parameters: dict[str, Any] = connection.get_connection_params()
-    keys = ("dbname", "user", "host", "port")
-    with psycopg.connect(**{k: parameters[k] for k in keys if k in parameters}) as other:
+    with open_session() as other:
         other.execute("SELECT pgnotify_publish('late', '1'::jsonb)")
         relay("a", hours_ago=3)
         other.execute("UPDATE django_pgnotify_ledger SET at = at - interval '9 hours'")
