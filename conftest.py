@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.servers.left_out", "tests.servers.fixtures", "tests.pglisten"]
+pytest_plugins = [
+    "tests.servers.left_out",
+    "tests.servers.fixtures",
+    "tests.pglisten",
+    "tests.handler_kit",
+    "tests.own_server",
+]

@@ -23,7 +23,7 @@ class Handler:
     topic: str
     function: Callable[[Event], object | Awaitable[object]]
     start: Start
-    """Where it begins the first time: with the next event, or the oldest retained."""
+    """Where it begins the first time: with what is not relayed yet, or the oldest retained."""
 
 
 _registered: dict[str, Handler] = {}
@@ -36,8 +36,13 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
     least once an event, in the order of events for each primary key, and for different keys at
     the same time. If it raises, it is tried again later (``HANDLER_ATTEMPTS``,
     ``HANDLER_BACKOFF_SECONDS``); then the event is parked and the next one of its key goes on.
+    What happens to a whole table (a truncate) keeps its place in the order of every key. Messages
+    have no key: they come in order, but one that is tried again holds up no other.
 
-    Progress is kept by the function's dotted name: a renamed handler is a new one. Raises
+    A sync function runs in a thread of its own, whose database connections are closed after the
+    call. Progress is kept for each database by the function's dotted name: a renamed handler is a
+    new one. A new one begins with what is relayed from now on (``start="now"``), which is all
+    there is if nothing ever was, or with the oldest event of the ledger (``"oldest"``). Raises
     InvalidDeclaration if that name is taken by another function, or an argument is not valid.
     """
     check_group(topic)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -54,9 +54,10 @@ async def read_range(
     groups: Collection[str] | None,
     *,
     topic: str | None = None,
+    hold: bool = False,
 ) -> AsyncGenerator[LedgerRow, None]:
     """The rows that `upto` sees and `after` did not, by id. See read_range_with_xids()."""
-    rows = read_range_with_xids(connection, schema, after, upto, groups, topic=topic)
+    rows = read_range_with_xids(connection, schema, after, upto, groups, topic=topic, hold=hold)
     async with aclosing(rows):
         async for _, row in rows:
             yield row
@@ -70,6 +71,7 @@ async def read_range_with_xids(
     groups: Collection[str] | None,
     *,
     topic: str | None = None,
+    hold: bool = False,
 ) -> AsyncGenerator[tuple[int, LedgerRow], None]:
     """The rows that `upto` sees and `after` did not, by id, each with its transaction's xid.
 
@@ -77,7 +79,9 @@ async def read_range_with_xids(
     templated and control rows are always there. With `topic`, only its rows.
 
     More rows than ROWS_PER_FETCH are streamed in a transaction on this connection; close the
-    iterator if you leave it early. Raises Expired, after the last row, if some may have been
+    iterator if you leave it early. For a reader that may stop for long, `hold` lets the server
+    copy the rows first: an open transaction would keep vacuum from the whole database. Then leave
+    early only to close the connection. Raises Expired, after the last row, if some may have been
     trimmed: what was read is then incomplete.
     """
     query = _query(schema, groups, topic)
@@ -88,12 +92,14 @@ async def read_range_with_xids(
         for xid, *values in rows:
             yield int(xid), LedgerRow.of(tuple(values))
     else:
-        async with connection.transaction():
+        async with nullcontext() if hold else connection.transaction():
             # Not psycopg's server-side cursor: cancelled while it closes, it warns for ever after.
-            await connection.execute(CURSOR + query, parameters, prepare=False)
+            declare = HELD_CURSOR if hold else CURSOR
+            await connection.execute(declare + query, parameters, prepare=False)
             while rows := await _fetch(connection, FETCH):
                 for xid, *values in rows:
                     yield int(xid), LedgerRow.of(tuple(values))
+            await connection.execute(CLOSE)
     # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
     await _check_untrimmed(connection, schema, after)
 
@@ -109,6 +115,8 @@ async def _fetch(
 
 
 CURSOR = sql.SQL("DECLARE django_pgnotify_range NO SCROLL CURSOR FOR ")
+HELD_CURSOR = sql.SQL("DECLARE django_pgnotify_range NO SCROLL CURSOR WITH HOLD FOR ")
+CLOSE = sql.SQL("CLOSE django_pgnotify_range")
 RANGE: LiteralString = """
     SELECT xid::text, {columns} FROM {schema}.django_pgnotify_ledger
     WHERE (xid >= pg_snapshot_xmax(%(after)s::pg_snapshot)

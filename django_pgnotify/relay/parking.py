@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -24,7 +24,10 @@ SAVE: LiteralString = """
     INSERT INTO {schema}.django_pgnotify_handler (name, tick, identity) VALUES (%s, %s, %s)
     ON CONFLICT (name) DO UPDATE SET tick = excluded.tick, identity = excluded.identity
 """
-OLDEST: LiteralString = "SELECT min(number) FROM {schema}.django_pgnotify_tick"
+OLDEST: LiteralString = """
+    SELECT min(number) FROM {schema}.django_pgnotify_tick, {schema}.django_pgnotify_state
+    WHERE number > trimmed
+"""
 PARK: LiteralString = """
     INSERT INTO {schema}.django_pgnotify_parked (handler, event, traceback, attempts)
     VALUES (%s, %s, %s, %s)
@@ -61,20 +64,21 @@ class HandlerStore:
         self._identity = identity
         self._lock = asyncio.Lock()
 
-    async def begin(self, handler: Handler, now: Tick) -> Tick:
-        """Where the handler goes on. A new one begins at `now` or the oldest retained tick; in a
-        restored copy all begin at `now`, so that a copy repeats nothing."""
-        row = await (await self._run(PROGRESS, handler.name)).fetchone()
-        if row is None:
-            tick = now if handler.start == "now" else await self._oldest(now)
-        elif not self._identity.continues(row[1]):
-            tick = now
-        else:
-            return await self._resume(handler, row[0], now)
-        await self.save(handler.name, tick)
-        return tick
+    async def register(self, handlers: Sequence[Handler], now: Tick) -> None:
+        """Give each handler that has none its place, so that from now on the ledger keeps its
+        events: `now` or the oldest retained tick. In a restored copy all begin at `now`, so that
+        a copy repeats nothing."""
+        for handler in handlers:
+            row = await (await self._run(PROGRESS, handler.name)).fetchone()
+            if row is None and handler.start == "oldest":
+                await self.save(handler.name, await self._oldest(now))
+            elif row is None or not self._identity.continues(row[1]):
+                await self.save(handler.name, now)
 
-    async def _resume(self, handler: Handler, number: int, now: Tick) -> Tick:
+    async def begin(self, handler: Handler, now: Tick) -> Tick:
+        """Where a registered handler goes on."""
+        row = await (await self._run(PROGRESS, handler.name)).fetchone()
+        number = row[0] if row else now.number
         tick = await tick_by_number(self._connection, self.schema, number)
         if tick is None:
             logger.error(
@@ -83,8 +87,7 @@ class HandlerStore:
                 number,
                 extra={"action": "handler-expired"},
             )
-            tick = await self._oldest(now)
-        return tick
+        return tick or await self._oldest(now)
 
     async def _oldest(self, now: Tick) -> Tick:
         row = await (await self._run(OLDEST)).fetchone()
@@ -97,7 +100,7 @@ class HandlerStore:
 
     async def park(self, name: str, event: Event, error: str, attempts: int) -> None:
         """Keep an event that the handler gave up on."""
-        await self._run(PARK, name, dumps(event.to_json()), error.replace("\0", ""), attempts)
+        await self._run(PARK, name, dumps(event.to_json()), self._storable(error), attempts)
 
     async def requested(self, names: Collection[str]) -> list[Parked]:
         """Parked events of these handlers that somebody asked to retry."""
@@ -117,7 +120,13 @@ class HandlerStore:
 
     async def park_again(self, parked: Parked, error: str) -> None:
         """The retry failed."""
-        await self._run(PARK_AGAIN, error.replace("\0", ""), parked.id)
+        await self._run(PARK_AGAIN, self._storable(error), parked.id)
+
+    def _storable(self, text: str) -> str:
+        """The text without what the database can't hold: else its event would come for ever."""
+        utf8 = self._connection.info.parameter_status("server_encoding") == "UTF8"
+        encoding = "utf-8" if utf8 else "ascii"
+        return text.replace("\0", "").encode(encoding, "backslashreplace").decode(encoding)
 
     async def _run(self, query: LiteralString, *parameters: Any) -> AsyncCursor[Any]:
         statement = sql.SQL(query).format(schema=sql.Identifier(self.schema))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from functools import partial
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
 from ..conf import settings
 from ..connecting import connect_listener
-from ..handlers import Handler
 from ..metrics import Metrics
 from .connections import Connection
 from .epoch import Start, find_start
-from .handlers import Handlers
+from .handlers import Handlers, HandlersToRun
 from .leader import Leader
+from .parking import HandlerStore
 from .progress import Progress
 from .queues import FrameQueue
 from .sender import Layer, Sender
@@ -37,13 +36,14 @@ class Relay:
         start: Start,
         layer: Layer,
         metrics: Metrics,
-        handlers: Sequence[Handler],
+        handlers: HandlersToRun,
     ) -> None:
-        self.reader = reader
+        self.connections = [reader]
+        """What this relay has opened."""
         self._alias = alias
         self._leader = leader
         self._start = start
-        self._handlers = Handlers(handlers, using=alias, schema=leader.schema)
+        self._handlers = Handlers(handlers.to_run, using=alias, schema=leader.schema)
         metrics.in_progress.clear()
         queue = FrameQueue(settings.QUEUE_SIZE)
         self._progress = Progress(epoch=start.identity.epoch, tick=start.tick)
@@ -65,10 +65,12 @@ class Relay:
         *,
         layer: Layer,
         metrics: Metrics,
-        handlers: Sequence[Handler],
+        handlers: HandlersToRun,
     ) -> Self:
         """Find out where to go on, for a `leader` that holds the lock, and connect to read."""
         start = await find_start(leader.connection, leader.schema)
+        store = HandlerStore(leader.connection, leader.schema, alias, start.identity)
+        await store.register(handlers.registered, start.tick)
         reader = await connect_listener(alias, application_name=APPLICATION_NAME)
         return cls(
             alias, leader, reader, start=start, layer=layer, metrics=metrics, handlers=handlers
@@ -83,13 +85,16 @@ class Relay:
         }
 
     async def handle(self, *, read_only: bool = False) -> None:
-        """Call the handlers: until `stop_handling`, or with what has been read only. A handler
-        without a place begins where this relay did."""
-        connect = partial(
-            connect_listener, self._alias, application_name=HANDLERS_APPLICATION_NAME
-        )
+        """Call the handlers: until `stop_handling`, or with what has been read only."""
         upto = self._ticker.tick if read_only else None
-        await self._handlers.run(connect, self._start.identity, self._start.tick, upto)
+        start = self._start
+        await self._handlers.run(self._connect_handler, start.identity, start.tick, upto)
+
+    async def _connect_handler(self) -> Connection:
+        name = HANDLERS_APPLICATION_NAME
+        connection = await connect_listener(self._alias, application_name=name)
+        self.connections.append(connection)
+        return connection
 
     def stop_handling(self) -> None:
         """Begin no further call."""
@@ -119,4 +124,5 @@ class Relay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.reader.close()
+        for connection in self.connections:
+            await connection.close()

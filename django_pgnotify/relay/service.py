@@ -70,6 +70,8 @@ class Service:
             try:
                 return await self._session.run()
             except Exception as error:
+                if self._stopping.is_set():
+                    return  # a TaskGroup that is cancelled and fails tells the failure alone
                 cause = first_cause(error)
                 if isinstance(cause, REFUSALS) and not self._was_ready:
                     raise cause from None

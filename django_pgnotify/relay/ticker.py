@@ -91,7 +91,8 @@ class Ticker:
             max_bytes=settings.MAX_FRAME_BYTES,
             control=self._last_control,
         )
-        rows = read_range(self._reader, self._leader.schema, self.tick, tick, None)
+        schema = self._leader.schema
+        rows = read_range(self._reader, schema, self.tick, tick, None, hold=True)
         async with aclosing(rows):
             async for row in rows:
                 for frame in self._frames(row, built, tick):

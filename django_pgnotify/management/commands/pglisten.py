@@ -109,7 +109,8 @@ class Command(BaseCommand):
             raise CommandError(f"{failed} probe{'s' if failed > 1 else ''} failed.")
 
     def _once(self, database: str, *, running: bool) -> None:
-        from ...relay.session import HandlersToRun, relay_once
+        from ...relay.handlers import HandlersToRun
+        from ...relay.session import relay_once
 
         handlers = HandlersToRun(find_handlers(), running)
         # In the loop that called us from its thread, if any: an in-memory layer belongs to it.
@@ -120,8 +121,8 @@ class Command(BaseCommand):
             )
 
     def _serve(self, database: str, metrics_port: int | None, *, running: bool) -> None:
+        from ...relay.handlers import HandlersToRun
         from ...relay.service import Service
-        from ...relay.session import HandlersToRun
 
         handlers = HandlersToRun(find_handlers(), running)
 

@@ -1,0 +1,446 @@
+"""``@on_event`` functions are called with every event of their topic, whatever one of them does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import defaultdict
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.core.management import call_command
+from django.db import connection, connections
+from django.test import Client
+
+from django_pgnotify import Event, NotifyTrigger, event_context, on_event
+from django_pgnotify.exceptions import InvalidDeclaration, InvalidGroup
+from django_pgnotify.models import ParkedEvent
+from tests import tables
+from tests.handler_kit import forget_handlers, handle_now, parked, publish_rows
+from tests.pglisten import execute, publish
+from tests.shop.models import Customer, Order
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("no_handlers"),
+]
+
+
+def test_events_written_before_the_first_start_are_handled() -> None:
+    # As migrate leaves it.
+    execute("TRUNCATE django_pgnotify_ledger, django_pgnotify_tick")
+    execute("INSERT INTO django_pgnotify_tick (number, snapshot, bits) VALUES (0, '1:1:', 1)")
+    execute("UPDATE django_pgnotify_state SET sent = 0, trimmed = -1, identity = NULL")
+    seen: list[Any] = []
+    on_event("t")(lambda event: seen.append(event.data))
+    publish("t", 1)
+    handle_now()
+    assert seen == [1]
+    handle_now()
+    assert seen == [1]
+
+
+def test_events_of_a_topic_come_once_however_many_groups_they_go_to() -> None:
+    seen: list[Any] = []
+
+    @on_event("t")
+    def keep(event: Event) -> None:
+        seen.append(event.data)
+
+    execute("SELECT pgnotify_publish('t', '1', ARRAY['a', 'b', 'c'])")
+    publish("another", 2)
+    handle_now()
+    assert seen == [1]
+
+
+def test_events_come_in_order_for_each_key_and_side_by_side_for_different_ones(
+    settings: Any,
+) -> None:
+    settings.PGNOTIFY |= {"HANDLER_CONCURRENCY": 4}
+    seen: dict[int, list[int]] = defaultdict(list)
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    @on_event("t")
+    def keep(event: Event) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        seen[event.pk].append(event.data)
+        with lock:
+            running -= 1
+
+    publish_rows("t", *((n % 6, n) for n in range(120)))
+    handle_now()
+    assert seen == {key: list(range(key, 120, 6)) for key in range(6)}
+    assert most == 4
+
+
+def test_async_handlers_run_in_the_event_loop_side_by_side() -> None:
+    together = asyncio.Barrier(3)
+    names: list[str] = []
+
+    @on_event("t")
+    async def meet(event: Event) -> None:
+        async with asyncio.timeout(5):
+            await together.wait()
+        names.append(threading.current_thread().name)
+
+    publish_rows("t", (1, 1), (2, 2), (3, 3))
+    handle_now()
+    assert parked() == []
+    assert len(set(names)) == 1
+    assert len(names) == 3
+
+
+def test_async_function_behind_a_sync_decorator_is_awaited() -> None:
+    seen: list[Any] = []
+
+    async def keep(event: Event) -> None:
+        await asyncio.sleep(0)
+        seen.append(event.data)
+
+    on_event("t")(lambda event: keep(event))
+    publish("t", 1)
+    handle_now()
+    assert seen == [1]
+
+
+def test_connections_of_a_handlers_thread_are_closed_even_if_kept_alive(
+    settings: Any,
+) -> None:
+    pids: list[int] = []
+
+    @on_event("t")
+    def read(event: Event) -> None:
+        connections["default"].settings_dict["CONN_MAX_AGE"] = None
+        pids.append(execute("SELECT pg_backend_pid()")[0])
+
+    publish_rows("t", (1, 1), (2, 2))
+    handle_now()
+    assert len(pids) == 2
+    # A backend ends a moment after its client has gone.
+    gone = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY (%s)"
+    end = time.monotonic() + 10
+    while execute(gone, pids) != (0,):
+        assert time.monotonic() < end
+    connection.settings_dict["CONN_MAX_AGE"] = 0
+
+
+def test_failing_handler_is_tried_again_and_then_its_event_is_parked(settings: Any) -> None:
+    settings.PGNOTIFY |= {"HANDLER_ATTEMPTS": 3}
+    calls: list[int] = []
+
+    @on_event("t")
+    def fail(event: Event) -> None:
+        calls.append(event.pk)
+        if event.pk == 13:
+            raise ValueError("unlucky \0 \ud800 \N{SNOWMAN}")
+
+    publish_rows("t", (13, 1), (7, 2))
+    handle_now()
+    assert sorted(calls) == [7, 13, 13, 13]
+    ((handler, traceback),) = parked()
+    assert handler.endswith(".<locals>.fail")
+    assert "ValueError: unlucky" in traceback
+    assert "in fail" in traceback
+    assert ParkedEvent.objects.get().attempts == 3
+
+
+def test_handler_that_recovers_is_not_parked() -> None:
+    calls: list[Any] = []
+
+    @on_event("t")
+    def fail_once(event: Event) -> None:
+        calls.append(event.data)
+        if len(calls) == 1:
+            raise ValueError
+
+    publish("t", 1)
+    handle_now()
+    assert calls == [1, 1]
+    assert parked() == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit, KeyboardInterrupt, asyncio.CancelledError, StopIteration, GeneratorExit],
+)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_handler_that_raises_what_ends_programs_is_parked_like_any_other(
+    settings: Any, error: type[BaseException], is_async: bool
+) -> None:
+    settings.PGNOTIFY |= {"HANDLER_ATTEMPTS": 1}
+    seen: list[Any] = []
+
+    def fail(event: Event) -> None:
+        if event.data == "bad":
+            raise error
+        seen.append(event.data)
+
+    async def afail(event: Event) -> None:
+        fail(event)
+
+    on_event("t")(afail if is_async else fail)
+    publish("t", "bad")
+    publish("t", "good")
+    handle_now()
+    assert seen == ["good"]
+    assert len(parked()) == 1
+
+
+def test_later_events_of_other_keys_do_not_wait_for_one_that_is_tried_again(
+    settings: Any,
+) -> None:
+    settings.PGNOTIFY |= {"HANDLER_CONCURRENCY": 1, "HANDLER_ATTEMPTS": 2}
+    seen: list[Any] = []
+
+    @on_event("t")
+    def keep(event: Event) -> None:
+        if event.data == "bad" and len(seen) < 500:
+            raise ValueError
+        seen.append(event.data)
+
+    settings.PGNOTIFY |= {"HANDLER_BACKOFF_SECONDS": 4.0}
+    publish_rows("t", (0, "bad"), (0, "after"), *((n, n) for n in range(1, 501)))
+    handle_now()
+    # The second try succeeded, since all others had gone on meanwhile; its key kept its order.
+    assert seen[:500] == list(range(1, 501))
+    assert seen[500:] == ["bad", "after"]
+
+
+def test_message_that_fails_holds_up_no_other_message(settings: Any) -> None:
+    settings.PGNOTIFY |= {"HANDLER_BACKOFF_SECONDS": 1.0}
+    seen: list[Any] = []
+
+    @on_event("t")
+    def keep(event: Event) -> None:
+        if event.data == "bad" and not seen:
+            raise ValueError
+        seen.append(event.data)
+
+    for data in ("bad", 1, 2, 3):
+        publish("t", data)
+    handle_now()
+    assert seen == [1, 2, 3, "bad"]
+
+
+def test_truncate_comes_after_all_before_it_and_before_all_after_it() -> None:
+    seen: list[Any] = []
+
+    @on_event("t")
+    def keep(event: Event) -> None:
+        if event.data == "slow":
+            time.sleep(0.1)
+        seen.append(event.data or event.kind)
+
+    publish_rows("t", (1, "slow"), (2, "fast"))
+    execute(
+        "SELECT pgnotify_append('t', 'shop.order',"
+        """ '[{"kind":"truncate","pk":null,"groups":["a"],"templates":["b-{id}"]}]', NULL)"""
+    )
+    publish_rows("t", (2, "slow"), (3, "fast"))
+    handle_now()
+    assert sorted(seen[:2]) == ["fast", "slow"]
+    assert seen[2] == "truncate"
+    assert sorted(seen[3:]) == ["fast", "slow"]
+
+
+def test_control_rows_are_no_topic_of_a_handler() -> None:
+    with pytest.raises(InvalidGroup):
+        on_event("pgnotify.revoke")
+
+
+def test_new_handler_begins_with_what_is_not_relayed_yet_or_the_oldest_retained() -> None:
+    publish("t", "relayed")
+    handle_now()
+    publish("t", "not relayed")
+    now: list[Any] = []
+    oldest: list[Any] = []
+
+    @on_event("t")
+    def from_now(event: Event) -> None:
+        now.append(event.data)
+
+    @on_event("t", start="oldest")
+    def from_oldest(event: Event) -> None:
+        oldest.append(event.data)
+
+    handle_now()
+    assert now == ["not relayed"]
+    assert [data for data in oldest if isinstance(data, str)][-2:] == ["relayed", "not relayed"]
+
+
+def test_without_handlers_their_events_stay_in_the_ledger() -> None:
+    seen: list[Any] = []
+    on_event("t")(lambda event: seen.append(event.data))
+    publish("t", 1)
+    handle_now(no_handlers=True)
+    assert seen == []
+    handle_now()
+    assert seen == [1]
+
+
+def test_each_handler_has_its_own_place() -> None:
+    first: list[Any] = []
+    second: list[Any] = []
+
+    def one(event: Event) -> None:
+        first.append(event.data)
+
+    def two(event: Event) -> None:
+        second.append(event.data)
+
+    on_event("t")(one)
+    publish("t", 1)
+    handle_now()
+    on_event("t")(two)
+    publish("t", 2)
+    handle_now()
+    assert (first, second) == ([1, 2], [2])
+
+
+def test_slow_handler_delays_no_other(settings: Any) -> None:
+    settings.PGNOTIFY |= {"HANDLER_CONCURRENCY": 2}
+    other_done = threading.Event()
+
+    @on_event("t")
+    def stuck(event: Event) -> None:
+        assert other_done.wait(10)
+
+    @on_event("t")
+    def quick(event: Event) -> None:
+        if event.pk == 50:
+            other_done.set()
+
+    publish_rows("t", *((n, n) for n in range(1, 51)))
+    handle_now()
+    assert parked() == []
+
+
+def test_restored_copy_calls_no_handler_with_what_the_original_wrote() -> None:
+    seen: list[Any] = []
+    on_event("t", start="oldest")(lambda event: seen.append(event.data))
+    handle_now()
+    seen.clear()
+    publish("t", "of the original")
+    execute("UPDATE django_pgnotify_state SET identity = '1:00000001:2:elsewhere'")
+    execute("UPDATE django_pgnotify_handler SET identity = '1:00000001:2:elsewhere'")
+    handle_now()
+    publish("t", "of the copy")
+    handle_now()
+    assert seen == ["of the copy"]
+
+
+def test_handler_gets_the_whole_event_of_a_trigger() -> None:
+    model = tables.make(
+        constraints=[NotifyTrigger(name="thing_events", fields=["id", "total"], context=[])],
+        total=Order._meta.get_field("total").clone(),
+    )
+    events: list[Event] = []
+    try:
+        on_event("thing_events")(events.append)
+        with event_context(user=7, reason="because"):
+            row = model.objects.create(total=Decimal("1.50"))
+        handle_now()
+        (event,) = events
+        assert (event.topic, event.kind, event.model) == (
+            "thing_events",
+            "insert",
+            "made.thing",
+        )
+        assert (event.pk, event.data) == (row.pk, {"id": row.pk, "total": "1.50"})
+        assert event.context == {"user": 7, "reason": "because"}
+        assert event.durable
+        assert event.using == "default"
+    finally:
+        tables.drop(model)
+
+
+def test_python_data_and_the_row_as_it_is_now() -> None:
+    order = Order.objects.create(customer=Customer.objects.create(name="Ada"), total="2.50")
+    found: dict[str, Any] = {}
+
+    @on_event("t")
+    def sync(event: Event) -> None:
+        found["data"] = event.python_data()
+        found["object"] = event.get_object()
+
+    @on_event("t")
+    async def native(event: Event) -> None:
+        found["aobject"] = await event.aget_object()
+
+    publish_rows("t", (order.pk, {"total": "2.50"}))
+    handle_now()
+    assert parked() == []
+    assert found == {"data": {"total": Decimal("2.50")}, "object": order, "aobject": order}
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_handlers_are_told_in_which_database_it_happened() -> None:
+    forget_handlers("other")
+    call_command("pglisten", once=True, database="other")
+    seen: list[Any] = []
+    on_event("t")(lambda event: seen.append((event.using, event.data)))
+    for alias in ("default", "other"):
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT pgnotify_publish('t', to_jsonb(%s::text))", [alias])
+    handle_now(database="other")
+    assert seen == [("other", "other")]
+    handle_now()
+    assert seen == [("other", "other"), ("default", "default")]
+    forget_handlers("other")
+
+
+def test_parked_event_is_retried_or_discarded_in_the_admin(
+    settings: Any, admin_client: Client
+) -> None:
+    settings.PGNOTIFY |= {"HANDLER_ATTEMPTS": 1}
+    works = False
+    seen: list[Any] = []
+
+    @on_event("t")
+    def keep(event: Event) -> None:
+        if not works:
+            raise ValueError("not yet")
+        seen.append(event.data)
+
+    publish("t", 1)
+    publish("t", 2)
+    handle_now()
+    first, second = ParkedEvent.objects.order_by("id")
+    url = "/admin/django_pgnotify/parkedevent/"
+    listed = admin_client.get(url)
+    assert listed.status_code == 200
+    assert first.handler in listed.content.decode()
+    shown = admin_client.get(f"{url}{first.pk}/change/").content.decode()
+    assert "not yet" in shown
+
+    retry = {"action": "retry_events", "_selected_action": [first.pk]}
+    assert admin_client.post(url, retry).status_code == 302
+    handle_now()
+    assert ParkedEvent.objects.get(pk=first.pk).attempts == 2
+    works = True
+    assert admin_client.post(url, retry).status_code == 302
+    discard = {"action": "delete_selected", "_selected_action": [second.pk], "post": "yes"}
+    assert admin_client.post(url, discard).status_code == 302
+    handle_now()
+    assert seen == [1]
+    assert not ParkedEvent.objects.exists()
+    assert admin.site.is_registered(ParkedEvent)
+
+
+def test_wrong_start_and_a_name_taken_twice_are_refused() -> None:
+    def handle(event: Event) -> None: ...
+
+    with pytest.raises(InvalidDeclaration, match="'now' or 'oldest'"):
+        on_event("t", start="yesterday")  # type: ignore[arg-type]
+    on_event("t")(handle)
+    on_event("t")(handle)
+    with pytest.raises(InvalidDeclaration, match="a function of its own"):
+        on_event("u")(handle)
