@@ -68,7 +68,8 @@ class Service:
         while True:
             self._session = Session(self._alias, self._metrics, self._handlers, self._ready)
             try:
-                return await self._session.run()
+                await self._session.run()
+                return
             except Exception as error:
                 if self._stopping.is_set():
                     return  # a TaskGroup that is cancelled and fails tells the failure alone

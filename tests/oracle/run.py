@@ -55,7 +55,12 @@ class Outcome:
     ticks: int = 0
     connects: int = 0
     frames: int = 0
+    longest_pause: float = 0.0
+    """Seconds between two ticks."""
+    clients_seconds: float = 0.0
+    """From the end of all faults until every client was past the marker."""
     drain_seconds: float = 0.0
+    """... and the handlers too."""
     folder: str = ""
 
     @property
@@ -75,7 +80,8 @@ class Outcome:
             f" {account.duplicates_dropped} duplicates dropped by id",
             f"  expected {account.expected} events, accepted {account.accepted},"
             f" handled {account.handled} ({account.handled_again} again),"
-            f" drained in {self.drain_seconds:.1f} s",
+            f" longest pause {self.longest_pause:.1f} s, clients there in"
+            f" {self.clients_seconds:.1f} s, handlers in {self.drain_seconds:.1f} s",
             f"  ends {self.ends}, tracebacks {self.tracebacks}, logs in {self.folder}",
         ]
         if not self.is_good:
@@ -132,9 +138,7 @@ async def _live(world: World, outcome: Outcome, plan: Sequence[Fault], seconds: 
     for client in clients:
         client.resume()
     await asyncio.to_thread(world.stop_writers)
-    healed = time.monotonic()
-    stuck = await _drain(world, clients, following)
-    outcome.drain_seconds = time.monotonic() - healed
+    stuck = await _drain(world, outcome, clients, following)
     for task in following:
         task.cancel()
     await asyncio.wait(following)
@@ -146,11 +150,14 @@ async def _live(world: World, outcome: Outcome, plan: Sequence[Fault], seconds: 
 
 
 async def _drain(
-    world: World, clients: Sequence[Client], following: Sequence[asyncio.Task[None]]
+    world: World,
+    outcome: Outcome,
+    clients: Sequence[Client],
+    following: Sequence[asyncio.Task[None]],
 ) -> list[str]:
     """Commit a marker and wait until everybody is past it; gives who is not."""
     xid = await asyncio.to_thread(_mark, world.database)
-    end = time.monotonic() + DRAIN_SECONDS
+    begin = time.monotonic()
     while True:
         for task in following:
             if task.done():
@@ -163,11 +170,14 @@ async def _drain(
             for group in client.groups.values()
             if not (group.is_settled and _number(group.position) in ticks)
         ]
+        outcome.drain_seconds = time.monotonic() - begin
+        if late:
+            outcome.clients_seconds = outcome.drain_seconds
         unhandled = await asyncio.to_thread(
             _handlers_behind, world.database, min(ticks, default=0)
         )
         late += ["handlers"] * unhandled
-        if not late or time.monotonic() > end:
+        if not late or outcome.drain_seconds > DRAIN_SECONDS:
             return late
         await asyncio.sleep(0.3)
 
@@ -212,6 +222,7 @@ def _count(
     outcome.transactions = truth.transactions
     outcome.events = len(truth.writes)
     outcome.ticks = len(truth.ticks)
+    outcome.longest_pause = truth.longest_pause
     outcome.written = world.written()
     outcome.faults = chaos.done
     outcome.fault_log = chaos.log

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 
@@ -19,6 +19,10 @@ Key: TypeAlias = tuple[str, int | None, tuple[Any, ...], str | None]
 
 TRUTH = "SELECT seq, xid, snapshot, context, op, old, new FROM oracle_truth ORDER BY seq"
 TICKS = "SELECT number, bits, snapshot FROM oracle_tick"
+LONGEST_PAUSE = """
+    SELECT coalesce(max(extract(epoch FROM pause)), 0)::float
+    FROM (SELECT at - lag(at) OVER (ORDER BY number) AS pause FROM oracle_tick) AS pauses
+"""
 HANDLED = "SELECT kind, pk, data FROM oracle_handled ORDER BY seq"
 PARKED = "SELECT count(*) FROM django_pgnotify_parked"
 
@@ -124,8 +128,8 @@ class Truth:
                 for number, bits, snapshot in connection.execute(TICKS)
             }
             self.handled = list(connection.execute(HANDLED))
-            parked = connection.execute(PARKED).fetchone()
-            self.parked = 0 if parked is None else parked[0]
+            self.parked = _value(connection, PARKED)
+            self.longest_pause = _value(connection, LONGEST_PAUSE)
 
     @cached_property
     def by_group(self) -> dict[str, list[Happened]]:
@@ -148,6 +152,11 @@ class Truth:
         if stored % 2**64 != int(bits, 16):
             raise KeyError(token)
         return snapshot
+
+
+def _value(connection: psycopg.Connection[Any], query: LiteralString) -> Any:
+    row = connection.execute(query).fetchone()
+    return None if row is None else row[0]
 
 
 def _tag(context: str | None) -> str | None:

@@ -25,11 +25,13 @@ CREATE TRIGGER oracle_row AFTER INSERT OR UPDATE OR DELETE ON things_thing
 CREATE TRIGGER a_oracle_truncate AFTER TRUNCATE ON things_thing
     FOR EACH STATEMENT EXECUTE FUNCTION oracle_write();
 CREATE TABLE oracle_tick AS
-    SELECT number, bits, snapshot::text, 0 AS leader FROM django_pgnotify_tick;
+    SELECT number, bits, snapshot::text, 0 AS leader, clock_timestamp() AS at
+    FROM django_pgnotify_tick;
 ALTER TABLE oracle_tick ADD PRIMARY KEY (number);
 CREATE FUNCTION oracle_keep_tick() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO oracle_tick VALUES (NEW.number, NEW.bits, NEW.snapshot::text, pg_backend_pid());
+    INSERT INTO oracle_tick VALUES (NEW.number, NEW.bits, NEW.snapshot::text,
+        pg_backend_pid(), clock_timestamp());
     RETURN NULL;
 END $$;
 CREATE TRIGGER oracle_tick AFTER INSERT ON django_pgnotify_tick

@@ -1,0 +1,50 @@
+"""The loop around sessions, with sessions that only fail."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from django_pgnotify.metrics import Metrics
+from django_pgnotify.relay import service
+from django_pgnotify.relay.service import Service
+from django_pgnotify.relay.session import HandlersToRun
+
+
+class FailsWhenCancelled:
+    """As a TaskGroup does when a connection of its breaks in the moment of its cancellation."""
+
+    started = 0
+    leading = False
+
+    def __init__(self, *arguments: Any) -> None:
+        type(self).started += 1
+
+    async def run(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise OSError("the connection is lost") from None
+
+    def stop(self) -> None:
+        raise AssertionError("nothing is to be drained by who does not lead")
+
+    def abort(self) -> None:
+        """Nothing to end."""
+
+
+async def test_no_session_begins_after_the_stop_even_if_the_last_one_ends_by_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "Session", FailsWhenCancelled)
+    pglisten = Service("default", Metrics(), HandlersToRun((), running=False))
+    running = asyncio.create_task(pglisten.run())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    pglisten.stop()
+    async with asyncio.timeout(1):
+        await running
+    assert FailsWhenCancelled.started == 1
+    assert len(asyncio.all_tasks()) == 1
