@@ -1,4 +1,4 @@
-"""What the oracle's web processes serve: one consumer with a snapshot, and one without."""
+"""What the oracle's web processes serve: a consumer with a snapshot, one without, and a stream."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.oracle.settings")
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
-from django.urls import path
+from django.urls import path, re_path
 
 pages = get_asgi_application()
 
-from .things.consumers import Plain, WithSnapshot  # noqa: E402
+from .things.consumers import Plain, Stream, WithSnapshot  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
-        "http": pages,
+        "http": URLRouter(
+            [
+                path("stream/", Stream.as_asgi()),  # type: ignore[arg-type]
+                re_path("", pages),
+            ]
+        ),
         "websocket": URLRouter(
             [
                 path("plain/", Plain.as_asgi()),  # type: ignore[arg-type]

@@ -69,6 +69,7 @@ KINDS: dict[str, tuple[float, float]] = {
     "page aborted": (6, 0),
     "page paused": (5, 5),
     "page renewed": (4, 0),
+    "page away": (5, 15),
     "writer killed": (4, 0),
 }
 KINDS_OF_REDIS: dict[str, tuple[float, float]] = {
@@ -126,7 +127,8 @@ class Chaos:
 
     async def _do(self, fault: Fault) -> None:
         target, _, what = fault.kind.partition(" ")
-        async with self._locks.setdefault(target, asyncio.Lock()):
+        lock = f"page {fault.which % len(self._clients)}" if target == "page" else target
+        async with self._locks.setdefault(lock, asyncio.Lock()):
             now = time.monotonic() - self._begin
             self.log.append(
                 f"{now:6.1f} s  {fault.kind} #{fault.which} ({fault.seconds:.1f} s)"
@@ -146,6 +148,10 @@ class Chaos:
                 client.abort()
             case "renewed":
                 client.renew()
+            case "away":
+                client.leave()
+                await asyncio.sleep(fault.seconds)
+                client.come()
             case "paused":
                 client.pause()
                 await asyncio.sleep(fault.seconds)

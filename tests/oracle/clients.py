@@ -89,11 +89,15 @@ class GroupState:
         self._reading: asyncio.Task[None] | None = None
         self._waiting: list[dict[str, Any]] = []
 
+    def asks_since(self, does: bool) -> None:
+        """The group is asked for, from a position or not: the answer must fit."""
+        self._snapshot = []
+        self._asked_since = does
+
     def request(self) -> dict[str, Any]:
         """The frame that asks for the group."""
-        self._snapshot = []
         since = self.position if self.whole else None
-        self._asked_since = since is not None
+        self.asks_since(since is not None)
         return {"type": "subscribe", "group": self.name} | ({"since": since} if since else {})
 
     def receive(self, frame: dict[str, Any]) -> None:
@@ -277,14 +281,17 @@ class Client:
         self._urls = urls
         self._path = path
         self._random = random
-        self._socket: ClientConnection | None = None
+        self._socket: Any = None
         self._unsent: list[dict[str, Any]] = []
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._here = asyncio.Event()
+        self._here.set()
 
     async def run(self) -> None:
         """Follow until cancelled."""
         while True:
+            await self._here.wait()
             with contextlib.suppress(
                 OSError, TimeoutError, WebSocketException, InvalidHandshake, EOFError
             ):
@@ -309,6 +316,15 @@ class Client:
     def resume(self) -> None:
         """Read on."""
         self._flowing.set()
+
+    def leave(self) -> None:
+        """Close the socket and stay away until ``come()``; positions are kept."""
+        self._here.clear()
+        self.abort()
+
+    def come(self) -> None:
+        """Be back."""
+        self._here.set()
 
     def renew(self) -> None:
         """Close the page and open it again."""

@@ -19,6 +19,7 @@ from tests.servers.redis import Redis
 from .accounting import Account, settle
 from .chaos import Chaos, Fault, schedule
 from .clients import Client
+from .streams import StreamClient
 from .truth import ALL_GROUPS, Snapshot, Truth
 from .world import ROOMY, TIGHT, World, wait_for_web
 
@@ -29,6 +30,8 @@ CLIENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("snapshot/", ("room-0", "room-1", "room-3")),
     ("plain/", ALL_GROUPS),
     ("snapshot/", ALL_GROUPS),
+    ("stream/", ("all",)),
+    ("stream/", ALL_GROUPS),
 )
 DRAIN_SECONDS = 90.0
 """What everybody has, once all runs again, to be where the marker is."""
@@ -118,8 +121,8 @@ def run(
 
 async def _live(world: World, outcome: Outcome, plan: Sequence[Fault], seconds: float) -> None:
     clients = [
-        Client(
-            f"client-{number}",
+        (StreamClient if path == "stream/" else Client)(
+            f"{path[:-1]}-{number}",
             urls=world.urls,
             path=path,
             groups=groups,

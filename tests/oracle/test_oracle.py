@@ -18,7 +18,7 @@ from tests.servers.fixtures import StartPostgres
 from tests.servers.redis import Redis
 
 from .chaos import schedule
-from .run import DRAIN_SECONDS, run
+from .run import CLIENTS, DRAIN_SECONDS, run
 from .world import POSTGRES_OPTIONS, QUICK, START_SECONDS
 
 SEED = os.environ.get("ORACLE_SEED") or secrets.token_hex(4)
@@ -56,7 +56,7 @@ def test_every_client_ends_with_the_table_when_nothing_fails(
     outcome = run(stack, *servers(layer), seed=SEED, seconds=CALM_SECONDS, faults=False)
     assert outcome.is_good, f"\n{outcome}"
     assert outcome.account.accepted > 0
-    assert outcome.connects == 6
+    assert outcome.connects == len(CLIENTS)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -21,7 +21,8 @@ TRUTH = "SELECT seq, xid, snapshot, context, op, old, new FROM oracle_truth ORDE
 TICKS = "SELECT number, bits, snapshot FROM oracle_tick"
 LONGEST_PAUSE = """
     SELECT coalesce(max(extract(epoch FROM pause)), 0)::float
-    FROM (SELECT at - lag(at) OVER (ORDER BY number) AS pause FROM oracle_tick) AS pauses
+    FROM (SELECT at - lag(at) OVER (ORDER BY number) AS pause FROM oracle_tick
+        WHERE number > 0) AS pauses
 """
 HANDLED = "SELECT kind, pk, data FROM oracle_handled ORDER BY seq"
 PARKED = "SELECT count(*) FROM django_pgnotify_parked"

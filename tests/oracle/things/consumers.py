@@ -1,4 +1,4 @@
-"""The two consumers; both let everybody have everything."""
+"""The consumers; all let everybody have everything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import connection
 
-from django_pgnotify.consumers import EventConsumer
+from django_pgnotify.consumers import EventConsumer, EventStreamConsumer
 
 from .models import Thing
 
@@ -16,6 +16,14 @@ FIELDS = ("id", "room", "value", "tag", "body")
 
 class Plain(EventConsumer):
     """Clients read their state by SQL."""
+
+    async def authorize(self, group: str) -> bool:
+        """Yes."""
+        return True
+
+
+class Stream(EventStreamConsumer):
+    """Server-Sent Events; clients read their state by SQL."""
 
     async def authorize(self, group: str) -> bool:
         """Yes."""
