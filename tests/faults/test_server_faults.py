@@ -1,0 +1,252 @@
+"""Whatever happens to the PostgreSQL server, what committed arrives, and who waits knows why."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from django.db import connections
+from django.test import override_settings
+
+from django_pgnotify.conf import Defaults
+from django_pgnotify.layers import PostgresChannelLayer
+from example_project.embedded import IMMEDIATE
+from tests.hub_kit import Browser
+from tests.own_server import (
+    NAME,
+    PUBLISH,
+    QUICK,
+    Place,
+    StartPlace,
+    data_upto,
+    in_thread,
+)
+from tests.pglisten import StartPglisten
+from tests.servers.fixtures import StartProxy
+from tests.servers.postgres import ThrowAwayPostgres
+from tests.servers.standby import Standby
+
+ENDINGS: dict[str, Callable[[ThrowAwayPostgres], None]] = {
+    "fast": lambda server: server.restart(),
+    "immediate": lambda server: server.restart(IMMEDIATE),
+    "crash": lambda server: (server.crash(), server.restart())[1],
+}
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_restarts_and_crashes_with_unread_notifications_lose_nothing(
+    start_place: StartPlace, start_pglisten: StartPglisten, pg_layer_here: PostgresChannelLayer
+) -> None:
+    place = await in_thread(start_place)
+    pglisten = start_pglisten(url=place.url, **QUICK)
+    await in_thread(pglisten.wait_for, "listening")
+    async with Browser() as browser:
+        start = (await browser.subscribe("orders"))["position"]
+        for name, end in ENDINGS.items():
+            # Frozen, it reads neither the bell nor the row before the server is gone.
+            pglisten.process.send_signal(signal.SIGSTOP)
+            await in_thread(place.publish, f"before {name}")
+            await in_thread(end, place.server)
+            pglisten.process.send_signal(signal.SIGCONT)
+            await in_thread(place.publish, f"after {name}")
+            found = await data_upto(browser, f"after {name}")
+            assert found == [f"before {name}", f"after {name}"]
+    async with Browser() as browser:
+        assert (await browser.subscribe("orders", since=start))["recovered"] is True
+        everything = [f"{when} {name}" for name in ENDINGS for when in ("before", "after")]
+        assert await data_upto(browser, everything[-1]) == everything
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_server_that_freezes_refuses_or_comes_back_read_only_is_told_once_and_outlived(
+    start_place: StartPlace, start_pglisten: StartPglisten, pg_layer_here: PostgresChannelLayer
+) -> None:
+    place = await in_thread(start_place)
+    pglisten = start_pglisten(url=place.url, **QUICK)
+    await in_thread(pglisten.wait_for, "listening")
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+
+        place.server.freeze()
+        await in_thread(pglisten.wait_for, "disconnected")
+        place.server.thaw()
+        await in_thread(place.publish, "thawed")
+        assert await data_upto(browser, "thawed") == ["thawed"]
+
+        await in_thread(pglisten.wait_for, "listening")
+        await in_thread(set_read_only, place, "on")
+        await in_thread(place.server.restart)
+        await in_thread(pglisten.wait_for, "is read-only")
+        said = len(pglisten.seen)
+        # Several attempts, of which only the first is worth a line.
+        await in_thread(time.sleep, 2)
+        await in_thread(set_read_only, place, "off")
+        await in_thread(pglisten.wait_for, "listening")
+        assert [line for line in pglisten.seen[said:] if "read-only" in line] == []
+        await in_thread(place.publish, "writable")
+        assert await data_upto(browser, "writable") == ["writable"]
+
+    wrong = start_pglisten(url=place.url.replace("postgres:", "postgres:not-"), **QUICK)
+    line = await in_thread(wrong.wait_for, "password authentication failed")
+    assert "disconnected" in line
+    place.sql("ALTER SYSTEM SET default_transaction_read_only = on")
+    place.sql("SELECT pg_reload_conf()")
+    refused = start_pglisten(url=place.url, **QUICK)
+    assert await in_thread(refused.wait) == 1
+    assert "read-only" in refused.output()
+
+
+def set_read_only(place: Place, value: str) -> None:
+    with psycopg.connect(place.server.url(NAME), autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_pglisten_does_not_spin_while_connections_are_refused(
+    start_pglisten: StartPglisten, start_proxy: StartProxy, database_env: dict[str, str]
+) -> None:
+    assert (Defaults.RECONNECT_MIN_SECONDS, Defaults.RECONNECT_MAX_SECONDS) == (0.1, 15.0)
+    url = database_env["DATABASE_URL"]
+    proxy = start_proxy(url)
+    pglisten = start_pglisten(url=proxy.url(url))
+    pglisten.wait_for("listening")
+    process = psutil.Process(pglisten.process.pid)
+    before, threads = cpu_seconds(process), process.num_threads()
+    proxy.refuse()
+    time.sleep(20)
+    assert cpu_seconds(process) - before < 1.0
+    assert process.num_threads() <= threads + 2
+    # Said when the connections break, and again when the cause is another one.
+    pglisten.wait_for("disconnected")
+    lines = [*pglisten.seen, *pglisten.lines.queue]
+    assert len([line for line in lines if "disconnected" in line]) <= 3
+    proxy.resume()
+    pglisten.wait_for("listening")
+    pglisten.process.send_signal(signal.SIGTERM)
+    assert pglisten.wait() == 0
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@pytest.fixture
+def start_standby() -> Any:
+    standbys: list[Standby] = []
+
+    def start(primary: ThrowAwayPostgres, version: str) -> Standby:
+        standbys.append(Standby(primary, version))
+        standbys[-1].start()
+        return standbys[-1]
+
+    yield start
+    for standby in standbys:
+        standby.remove()
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_promoted_standby_goes_on_and_every_position_is_reset(
+    start_place: StartPlace,
+    start_pglisten: StartPglisten,
+    start_standby: Callable[..., Standby],
+    pg_layer_here: PostgresChannelLayer,
+) -> None:
+    place = await in_thread(start_place, "15")
+    standby = await in_thread(start_standby, place.server, "15")
+
+    refused = start_pglisten(url=standby.url(NAME), **QUICK)
+    assert await in_thread(refused.wait) == 1
+    assert "is a replica" in refused.output()
+    assert "PGNOTIFY['LISTENER']" in refused.output()
+
+    pglisten = start_pglisten(url=place.url, **QUICK)
+    await in_thread(pglisten.wait_for, "listening")
+    async with Browser() as browser, Browser() as away:
+        await browser.subscribe("orders")
+        await in_thread(place.publish, "on the primary")
+        assert await data_upto(browser, "on the primary") == ["on the primary"]
+        old = (await away.subscribe("orders"))["position"]
+        await away.socket.disconnect()
+
+        pglisten.process.send_signal(signal.SIGSTOP)
+        await in_thread(place.publish, "not relayed yet")
+        await in_thread(standby.caught_up)
+        await in_thread(place.server.stop, IMMEDIATE)
+        await in_thread(standby.promote)
+        place.move_to(standby)
+        pglisten.process.send_signal(signal.SIGCONT)
+        await in_thread(pglisten.wait_for, "new timeline")
+        await in_thread(pglisten.wait_for, "listening")
+        await in_thread(place.publish, "on the standby")
+        found = await data_upto(browser, "on the standby")
+        # After a reset the browser reads its state, which holds all that was committed by then.
+        assert found[0] == "reset: epoch" or found[0] == "not relayed yet"
+        assert "reset: epoch" in found
+        assert found[-1] == "on the standby"
+    async with Browser() as browser:
+        answer = await browser.subscribe("orders", since=old)
+        assert answer["recovered"] is False
+        reset = await browser.receive()
+        assert (reset["type"], reset["reason"]) == ("reset", "epoch")
+    assert place.sql(
+        "SELECT sent = (SELECT max(number) FROM django_pgnotify_tick) FROM django_pgnotify_state"
+    ) == (True,)
+
+
+def dump_and_restore(place: Place, binaries: Path, target: str) -> None:
+    """Copy the database as people do."""
+    place.sql(f"CREATE DATABASE {target}", name="postgres")
+    dump = subprocess.run(
+        [binaries / "pg_dump", "--dbname", place.server.url(NAME)],
+        check=True,
+        capture_output=True,
+        cwd="/",
+    ).stdout
+    subprocess.run(
+        [binaries / "psql", "--quiet", "--dbname", place.server.url(target)],
+        input=dump,
+        check=True,
+        capture_output=True,
+        cwd="/",
+    )
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_restored_dump_starts_at_now_and_knows_no_position_of_the_original(
+    start_place: StartPlace, start_pglisten: StartPglisten, pg_layer_here: PostgresChannelLayer
+) -> None:
+    place = await in_thread(start_place)
+    pglisten = start_pglisten(url=place.url, **QUICK)
+    await in_thread(pglisten.wait_for, "listening")
+    async with Browser() as browser:
+        old = (await browser.subscribe("orders"))["position"]
+        await in_thread(place.publish, "of the original")
+        assert await data_upto(browser, "of the original") == ["of the original"]
+    pglisten.process.send_signal(signal.SIGTERM)
+    assert await in_thread(pglisten.wait) == 0
+    await in_thread(place.publish, "not relayed by the original")
+
+    await in_thread(dump_and_restore, place, place.server.binaries, "copy")
+    url = place.url.replace(f"/{NAME}", "/copy")
+    connections["default"].settings_dict["NAME"] = "copy"
+    await pg_layer_here.close()
+    async with Browser() as browser:
+        answer = await browser.subscribe("orders", since=old)
+        assert answer["recovered"] is False
+        assert (await browser.receive())["reason"] in ("epoch", "unknown")
+        copy = start_pglisten(url=url, **QUICK)
+        await in_thread(copy.wait_for, "another server or database: starting at now")
+        await in_thread(copy.wait_for, "listening")
+        await in_thread(place.sql, PUBLISH, '"of the copy"', name="copy")
+        found = await data_upto(browser, "of the copy")
+        assert [item for item in found if not item.startswith("reset")] == ["of the copy"]
