@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -157,23 +156,30 @@ def _check_handled(truth: Truth, account: Account) -> None:
     expected: dict[tuple[object, ...], int] = {}
     for write in truth.writes:
         for _, one in write.events():
-            if one.key[0] not in ("message", "truncate"):
-                expected.setdefault(one.key[:3], one.seq)
+            if one.key[0] != "truncate":
+                expected.setdefault(_handled_key(one.key), one.seq)
     last: dict[object, int] = {}
     seen: set[tuple[object, ...]] = set()
     for kind, pk, data in truth.handled:
+        account.handled += 1
         if kind == "truncate":
             continue
-        key = (kind, int(pk), content_of(data))
-        account.handled += 1
+        is_message = kind == "message"
+        key = (kind, None, data["tag"]) if is_message else (kind, int(pk), content_of(data))
         if key not in expected:
             account.note("never committed, handled", str(key))
         elif key in seen:
             account.handled_again += 1
         else:
             seen.add(key)
-            if expected[key] < last.get(pk, 0):
+            # Messages have no row.
+            if not is_message and expected[key] < last.get(pk, 0):
                 account.note("handled out of order", f"{key} after {last[pk]}")
             last[pk] = max(expected[key], last.get(pk, 0))
     for key in expected.keys() - seen:
-        account.note("not handled", json.dumps(key, default=str))
+        account.note("not handled", str(key))
+
+
+def _handled_key(key: Key) -> tuple[object, ...]:
+    kind, pk, content, tag = key
+    return (kind, pk, tag if kind == "message" else content)
