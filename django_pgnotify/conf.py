@@ -25,8 +25,9 @@ class Defaults:
     RETENTION: timedelta = timedelta(hours=1)
     """How long the ledger keeps events, hence how long a browser may be away and resume."""
     LEDGER_MAX_BYTES: int = 4 * GIB
-    """Bytes of the ledger above which triggers stop inserting, so that a forgotten
-    ``pglisten`` can't fill the disk."""
+    """Bytes of the ledger above which triggers stop inserting, so that a forgotten ``pglisten``
+    can't fill the disk. From half of it on nothing is kept for handlers that are late, from three
+    quarters on nothing for replays."""
     LISTENER: str | dict[str, Any] | None = None
     """For the listener's direct connection when Django's goes through a transaction pooler: an
     alias that stands in for ``default``, or connection options laid over any alias's own."""
@@ -44,7 +45,7 @@ class Defaults:
     ALLOWED_ORIGINS: Sequence[str] | None = None
     """Origins that may open sockets; None leaves it to ``AllowedHostsOriginValidator``."""
     HANDLER_CONCURRENCY: int = 10
-    """Handler calls that run at once."""
+    """Calls of one handler that run at once."""
     HANDLER_ATTEMPTS: int = 5
     """Tries of one event by one handler before the event is parked."""
     HANDLER_BACKOFF_SECONDS: float = 1.0

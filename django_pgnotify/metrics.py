@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 
 READ_TIMEOUT_SECONDS = 5.0
 """A client that connects and stays silent is let go after this."""
-GAUGES = ("queue_depth", "lag_seconds", "leader", "notify_queue_ratio")
+GAUGES = ("queue_depth", "lag_seconds", "leader", "notify_queue_ratio", "ledger_bytes")
 
 
 @dataclass(slots=True)
@@ -38,6 +38,9 @@ class Metrics:
     """1 while this process leads."""
     notify_queue_ratio: float = 0.0
     """How full the server's notify queue is, from 0 to 1; at 1 COMMITs fail."""
+    ledger_bytes: int = 0
+    """Size of the ledger with its indexes, measured when it is trimmed; bounded by
+    LEDGER_MAX_BYTES."""
     in_progress: deque[float] = field(default_factory=deque)
     """Monotonic seconds when each tick that is not sent yet was stored."""
 

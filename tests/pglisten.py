@@ -28,6 +28,8 @@ if "RETENTION_SECONDS" in settings.PGNOTIFY:
     seconds = settings.PGNOTIFY.pop("RETENTION_SECONDS")
     settings.PGNOTIFY["RETENTION"] = timedelta(seconds=seconds)
 settings.CHANNEL_LAYERS = json.loads(os.environ["TEST_CHANNEL_LAYERS"])
+if "TEST_HANDLERS" in os.environ:
+    __import__(os.environ["TEST_HANDLERS"])
 from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "pglisten", *sys.argv[1:]])
 """
@@ -100,6 +102,7 @@ def start_pglisten(database_env: dict[str, str]) -> Iterator[StartPglisten]:
     def start(
         *arguments: str,
         url: str | None = None,
+        handlers: str | None = None,
         layers: dict[str, Any] = LAYER,
         **pgnotify: Any,
     ) -> Process:
@@ -109,6 +112,8 @@ def start_pglisten(database_env: dict[str, str]) -> Iterator[StartPglisten]:
         }
         if url is not None:
             environment["DATABASE_URL"] = url
+        if handlers is not None:
+            environment["TEST_HANDLERS"] = handlers
         processes.append(Process(environment, *arguments))
         return processes[-1]
 

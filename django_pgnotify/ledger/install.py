@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
 LEDGER_TABLE = "django_pgnotify_ledger"
-TABLES = ("ledger", "tick", "state", "trigger", "handler", "parked", "message")
+TABLES = ("ledger", "tick", "state", "full", "trigger", "handler", "parked", "message")
 
 
 @cache

@@ -75,6 +75,25 @@ async def trim(
     return deleted
 
 
+async def ledger_bytes(connection: Connection, schema: str) -> int:
+    """Size of the ledger with its indexes and large values."""
+    name = sql.Identifier(schema, "django_pgnotify_ledger").as_string(connection)
+    query = "SELECT pg_total_relation_size(%s::regclass)"
+    row = await (await connection.execute(query, [name])).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def give_back(connection: Connection, schema: str) -> int:
+    """Give the pages that trimming has left empty back to the system, as far as they are at the
+    end; return the size after it. Only the ledger's owner may (on 17 and newer, MAINTAIN will
+    do): for others nothing happens."""
+    await connection.execute(_in_schema(VACUUM, schema))
+    return await ledger_bytes(connection, schema)
+
+
+VACUUM: LiteralString = "VACUUM (TRUNCATE) {schema}.django_pgnotify_ledger"
+
+
 async def _last_done(
     connection: Connection, schema: str, retention: timedelta, handlers: Collection[str]
 ) -> Tick | None:

@@ -35,6 +35,10 @@ OLD_ROWS, NEW_ROWS = "pgnotify_old", "pgnotify_new"
 SMALL_ROWS = 50
 CHUNK_ROWS = 1000  # rows of a bulk statement in one ledger row
 CHUNK_BYTES = 4 * 1024 * 1024  # of one ledger row, unless a single event is larger
+# After larger rows, and after one of so many smaller ones, the trigger looks how large the ledger
+# is: 16 MiB go by between two looks, some microseconds each.
+WATCH_BYTES = 64 * 1024
+WATCH_EVERY = 256
 
 
 class TableLiteral(Table):
@@ -208,8 +212,8 @@ BEGIN
             RETURN NULL; -- not installed yet, or any more
         END IF;
         {self._registered(registry)}
-        IF _pgn_schema IS NULL THEN
-            RETURN NULL; -- attached to a table that nobody declared
+        IF _pgn_schema IS NULL OR EXISTS (SELECT FROM {self.ledger}.django_pgnotify_full) THEN
+            RETURN NULL; -- attached to a table that nobody declared; or the ledger is full
         END IF;
         {self._note_nesting()}
         IF {branches}
@@ -226,6 +230,11 @@ BEGIN
         INSERT INTO {self.ledger}.django_pgnotify_ledger (topic, model, changes, context, context_keys)
         VALUES ({self._row("_pgn_changes")});
         PERFORM {self.ledger}.pgnotify_ring();
+        IF octet_length(_pgn_changes) > {WATCH_BYTES}
+            OR date_part('microseconds', clock_timestamp())::int % {WATCH_EVERY} = 0
+        THEN
+            PERFORM {self.ledger}.pgnotify_watch();
+        END IF;
     END IF;
     RETURN NULL;
 END """
@@ -344,6 +353,7 @@ END """
                 GROUP BY by_rows, by_bytes ORDER BY by_rows, by_bytes;
                 IF FOUND THEN
                     PERFORM {self.ledger}.pgnotify_ring();
+                    PERFORM {self.ledger}.pgnotify_watch();
                 END IF;"""
 
     def _row(self, changes: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps as global_apps
 from django.db import connections, router
 
+from ..conf import settings
 from ..ledger.install import (
     install_sql,
     installed_version,
@@ -37,9 +38,11 @@ def after_migrate(*, using: str, apps: Apps = global_apps, **kwargs: Any) -> Non
     connection = connections[using]
     if connection.vendor != "postgresql":
         return
-    if APP in apps.all_models and apps.all_models[APP]:
+    if apps.all_models.get(APP):
         _install(connection)
-    if schema_of_ledger(connection) is not None:
+    schema = schema_of_ledger(connection)
+    if schema is not None:
+        _tell_max_bytes(connection, schema)
         refresh(connection, apps)
 
 
@@ -50,3 +53,13 @@ def _install(connection: BaseDatabaseWrapper) -> None:
     if installed_version(connection, schema) != version():
         with connection.schema_editor(atomic=True) as editor:
             editor.execute(install_sql(connection, schema), None)
+
+
+def _tell_max_bytes(connection: BaseDatabaseWrapper, schema: str) -> None:
+    """The triggers keep to LEDGER_MAX_BYTES, even if no pglisten ever runs."""
+    state = f"{connection.ops.quote_name(schema)}.django_pgnotify_state"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {state} SET max_bytes = %s WHERE max_bytes <> %s",
+            [settings.LEDGER_MAX_BYTES] * 2,
+        )

@@ -18,9 +18,10 @@ Connection = AsyncConnection[Any]
 
 OLDEST_SERVER = 150000
 TABLES: dict[LiteralString, LiteralString] = {
-    "django_pgnotify_ledger": "SELECT, DELETE",
+    "django_pgnotify_ledger": "SELECT, DELETE, TRUNCATE",
     "django_pgnotify_tick": "SELECT, INSERT, DELETE",
     "django_pgnotify_state": "SELECT, UPDATE",
+    "django_pgnotify_full": "SELECT, DELETE",
     "django_pgnotify_handler": "SELECT, INSERT, UPDATE",
     "django_pgnotify_parked": "SELECT, INSERT, UPDATE, DELETE",
 }

@@ -14,10 +14,13 @@ from channels.layers import InMemoryChannelLayer
 from django.apps import apps
 from django.db import connections
 
+from ..conf import settings
 from ..connecting import connect_listener
+from ..ledger.retention import ledger_bytes
 from ..publish.registry import drift
 from . import notify_queue
 from .connections import Connection, check_ledger, check_privileges, check_server
+from .fullness import full_since
 from .leader import somebody_leads
 from .listener import Listener
 from .queues import LiveQueue
@@ -70,6 +73,7 @@ async def _probe_database(alias: str, stack: AsyncExitStack) -> list[Probe]:
             await _probe("privileges", _privileges(connection, schema)),
             await _probe("bell", _bell(alias, connection)),
             await _probe("notify queue", _notify_queue(connection)),
+            await _probe("room", _room(connection, schema)),
             await _probe("relay", _relay(connection, schema)),
         ]
     return found
@@ -110,6 +114,18 @@ async def _notify_queue(connection: Connection) -> str:
     if usage.alarming:
         raise Failed(str(usage))
     return str(usage)
+
+
+async def _room(connection: Connection, schema: str) -> str:
+    since = await full_since(connection, schema)
+    limit = settings.LEDGER_MAX_BYTES
+    if since is not None:
+        raise Failed(
+            f"The ledger is full (LEDGER_MAX_BYTES = {limit}), and no event was recorded since"
+            f" {since}. Start pglisten, which empties it and tells subscribers to read anew."
+        )
+    size = await ledger_bytes(connection, schema)
+    return f"the ledger has {size} of at most {limit} bytes"
 
 
 async def _relay(connection: Connection, schema: str) -> str:

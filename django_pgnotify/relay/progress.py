@@ -51,6 +51,14 @@ class Progress:
         for happened in (self._advanced, self._news, self._moved):
             happened.set()
 
+    def begin_at(self, tick: Tick) -> None:
+        """Go on from this tick, which follows a gap: hubs that are before it learn nothing of
+        what lies between, so they read the ledger, and find that it is gone."""
+        self.sent = tick
+        self._told = self._control = self._recorded = tick.number
+        self._groups = {}
+        self._news.set()
+
     async def wait_sent(self, number: int) -> None:
         """Wait until the tick of this number has been sent. For one waiter at a time."""
         while self.sent.number < number:

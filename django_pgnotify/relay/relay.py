@@ -12,6 +12,7 @@ from ..connecting import connect_listener
 from ..metrics import Metrics
 from .connections import Connection
 from .epoch import Start, find_start
+from .fullness import FullLedger, tell_max_bytes
 from .handlers import Handlers, HandlersToRun
 from .leader import Leader
 from .parking import HandlerStore
@@ -55,6 +56,7 @@ class Relay:
             queue=queue,
             metrics=metrics,
             on_tick=self._handlers.wake,
+            full=FullLedger(leader.connection, leader.schema, self._progress, handlers.names),
         )
 
     @classmethod
@@ -71,6 +73,7 @@ class Relay:
         start = await find_start(leader.connection, leader.schema)
         store = HandlerStore(leader.connection, leader.schema, alias, start.identity)
         await store.register(handlers.registered, start.tick)
+        await tell_max_bytes(leader.connection, leader.schema)
         reader = await connect_listener(alias, application_name=APPLICATION_NAME)
         return cls(
             alias, leader, reader, start=start, layer=layer, metrics=metrics, handlers=handlers
@@ -104,6 +107,10 @@ class Relay:
         """Read all there is, and return when it has been sent."""
         await self._ticker.catch_up(stopping)
         await self._progress.wait_sent(self._ticker.tick.number)
+
+    async def empty_if_full(self) -> None:
+        """Empty a ledger in which the triggers have stopped to write, if all is done with."""
+        await self._ticker.empty_if_full()
 
     async def run(self, bell: asyncio.Event, stopping: asyncio.Event) -> None:
         """Relay until `stopping` is set, and all that has been read is sent."""

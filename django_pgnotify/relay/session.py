@@ -123,7 +123,9 @@ class Session:
             self._alias, leader, layer=layer, metrics=self._metrics, handlers=self._handlers
         )
         work = relay.tasks()
-        work["trimmer"] = trim_now_and_then(self._alias, leader.schema, self._handlers.names)
+        work["trimmer"] = trim_now_and_then(
+            self._alias, leader.schema, self._handlers.names, self._metrics
+        )
         for name, coroutine in work.items():
             beside.append(self._start(tasks, name, coroutine))
         handling = self._start(tasks, "handlers", relay.handle())
@@ -176,6 +178,7 @@ async def relay_once(alias: str, metrics: Metrics, handlers: HandlersToRun) -> b
                 ]
                 await relay.catch_up(asyncio.Event())
                 await relay.handle(read_only=True)
+                await relay.empty_if_full()
                 await end(beside)
             await relay.finish()
     return True

@@ -17,6 +17,7 @@ from . import frames
 from .connections import Connection, aborted_after
 from .epoch import Start, unsent_ticks
 from .frames import Chain, Outgoing, TickFrames
+from .fullness import FullLedger
 from .leader import Leader
 from .queues import FrameQueue, Item
 
@@ -35,6 +36,7 @@ class Ticker:
         queue: FrameQueue,
         metrics: Metrics,
         on_tick: Callable[[], None],
+        full: FullLedger,
     ) -> None:
         self.tick = start.tick
         """The tick that was read last."""
@@ -44,6 +46,7 @@ class Ticker:
         self._queue = queue
         self._metrics = metrics
         self._on_tick = on_tick
+        self._full = full
         self._chain = Chain(floor=start.tick.number)
         self._last_control = start.tick.number
 
@@ -62,7 +65,7 @@ class Ticker:
         while not stopping.is_set():
             # Cleared before the look: what commits during it rings for the next one.
             bell.clear()
-            if not await self.read_next():
+            if not await self.read_next() and not await self.empty_if_full():
                 await self._wait_for(bell)
 
     async def read_next(self) -> bool:
@@ -74,6 +77,18 @@ class Ticker:
             return False
         self._on_tick()
         await self._read(tick)
+        return True
+
+    async def empty_if_full(self) -> bool:
+        """Empty a ledger that is full and sent, and go on after the gap; True if done."""
+        with aborted_after(settings.LEADER_TIMEOUT_SECONDS, self._leader.connection):
+            tick = await self._full.emptied(self.tick)
+        if tick is None:
+            return False
+        self.tick = tick
+        self._chain = Chain(floor=tick.number)
+        self._last_control = tick.number
+        self._on_tick()
         return True
 
     async def _wait_for(self, bell: asyncio.Event) -> None:

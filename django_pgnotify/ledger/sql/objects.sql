@@ -17,6 +17,11 @@ CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_ledger (
 CREATE INDEX IF NOT EXISTS django_pgnotify_ledger_xid ON @schema@.django_pgnotify_ledger (xid);
 -- Compressing costs a bulk write more than the bytes are worth for an hour.
 ALTER TABLE @schema@.django_pgnotify_ledger ALTER COLUMN changes SET STORAGE EXTERNAL;
+-- Everything in it is deleted soon. Giving pages back to the system locks writers out meanwhile:
+-- only the relay does that, when the ledger comes near LEDGER_MAX_BYTES.
+ALTER TABLE @schema@.django_pgnotify_ledger SET (
+    autovacuum_vacuum_scale_factor = 0.05, vacuum_truncate = off,
+    toast.autovacuum_vacuum_scale_factor = 0.05, toast.vacuum_truncate = off);
 
 CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_tick (
     number bigint PRIMARY KEY,
@@ -38,9 +43,17 @@ CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_state (
     -- Ticks up to this one can't be replayed from any more.
     trimmed bigint NOT NULL DEFAULT -1,
     -- System, timeline and database that the relay last worked in.
-    identity text
+    identity text,
+    -- LEDGER_MAX_BYTES, as migrate or the relay last saw it: 4 GiB.
+    max_bytes bigint NOT NULL DEFAULT 4294967296
 );
 INSERT INTO @schema@.django_pgnotify_state DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- A row here says that the ledger is full: nothing is written until the relay has emptied it. A
+-- table of its own, because an insert waits for nobody and makes nobody wait.
+CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_full (
+    since timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
 
 CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_trigger (
     schema text NOT NULL,
@@ -73,7 +86,8 @@ CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_parked (
     parked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 
-CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_message (
+-- Unlogged: a message on its way is lost with the process that waits for it.
+CREATE UNLOGGED TABLE IF NOT EXISTS @schema@.django_pgnotify_message (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     channel text,
     body bytea NOT NULL,
@@ -81,6 +95,8 @@ CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_message (
 );
 CREATE INDEX IF NOT EXISTS django_pgnotify_message_expires_at
     ON @schema@.django_pgnotify_message (expires_at);
+CREATE INDEX IF NOT EXISTS django_pgnotify_message_channel
+    ON @schema@.django_pgnotify_message (channel, id) WHERE channel IS NOT NULL;
 
 -- JSON, safe for JavaScript ---------------------------------------------------------------
 -- One overload a type, single expressions that the planner inlines. PostgreSQL picks by the
@@ -391,16 +407,45 @@ BEGIN
     END IF;
 END $$;
 
+-- Marks the ledger as full. Looking costs some microseconds, so callers do it for large rows and for
+-- one small row of 256, by the clock. Waits for no lock: one session marks, the others go on.
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_watch() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    relation oid;
+    max_bytes bigint;
+BEGIN
+    SELECT l.oid, s.max_bytes INTO relation, max_bytes
+    FROM @schema@.django_pgnotify_state AS s
+    JOIN pg_class AS c ON c.oid = s.tableoid
+    JOIN pg_class AS l ON l.relnamespace = c.relnamespace AND l.relname = 'django_pgnotify_ledger';
+    IF pg_total_relation_size(relation) > max_bytes
+        AND NOT EXISTS (SELECT FROM @schema@.django_pgnotify_full)
+        AND pg_try_advisory_xact_lock(hashtextextended('django_pgnotify full', relation::bigint))
+    THEN
+        INSERT INTO @schema@.django_pgnotify_full DEFAULT VALUES;
+        RAISE WARNING 'django_pgnotify: the ledger has more than % bytes, so no event is recorded any more', max_bytes
+            USING HINT = 'Start manage.py pglisten, which empties it.';
+    END IF;
+END $$;
+
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_append(
     topic text, model text, changes text, context_keys text[] DEFAULT NULL
 ) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
+    IF EXISTS (SELECT FROM @schema@.django_pgnotify_full) THEN
+        RETURN;
+    END IF;
     INSERT INTO @schema@.django_pgnotify_ledger (topic, model, changes, context, context_keys)
     VALUES (pgnotify_append.topic, pgnotify_append.model, pgnotify_append.changes,
             nullif(current_setting('django_pgnotify.context', true), ''), pgnotify_append.context_keys);
     PERFORM @schema@.pgnotify_ring();
+    IF octet_length(changes) > 65536 OR date_part('microseconds', clock_timestamp())::int % 256 = 0 THEN
+        PERFORM @schema@.pgnotify_watch();
+    END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_publish(

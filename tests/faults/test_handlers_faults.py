@@ -1,0 +1,169 @@
+"""Handlers lose nothing when pglisten is killed, stopped or cut off, and never end it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.handler_kit import parked, publish_rows
+from tests.pglisten import WAIT_SECONDS, Process, StartPglisten, execute
+from tests.told_handler import TABLE
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("no_handlers", "handled"),
+]
+
+HANDLERS: dict[str, Any] = {
+    "handlers": "tests.told_handler",
+    "HANDLER_BACKOFF_SECONDS": 0.05,
+    "HANDLER_ATTEMPTS": 2,
+    "POLL_SECONDS": 0.1,
+}
+
+
+@pytest.fixture
+def handled(no_handlers: None) -> Iterator[None]:
+    """The table that the handler writes to."""
+    execute(TABLE)
+    yield
+    execute("DROP TABLE handled")
+
+
+def words(word: str = "done") -> list[tuple[int, str]]:
+    """What was handled, in order."""
+    query = "SELECT array_agg(pk ORDER BY id), array_agg(what ORDER BY id) FROM handled"
+    pks, whats = execute(f"{query} WHERE word = %s", word)
+    return list(zip(pks or [], whats or [], strict=True))
+
+
+def wait_until(happened: Any) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def pglisten(start_pglisten: StartPglisten) -> Process:
+    """A running one."""
+    process = start_pglisten(**HANDLERS)
+    process.wait_for("listening")
+    return process
+
+
+def test_killed_midway_it_loses_nothing_and_each_key_keeps_its_order(
+    start_pglisten: StartPglisten, pglisten: Process
+) -> None:
+    publish_rows("told", *((n % 7, n) for n in range(150)))
+    wait_until(lambda: len(words()) > 40)
+    pglisten.process.kill()
+    pglisten.wait()
+    assert len(words()) < 150
+    assert start_pglisten("--once", **HANDLERS).wait() == 0
+    by_key = defaultdict(list)
+    for pk, what in words():
+        by_key[pk].append(int(what))
+    # After the kill a key may go back, but never leaves one out or overtakes.
+    for pk, seen in by_key.items():
+        assert list(dict.fromkeys(seen)) == list(range(pk, 150, 7))
+    assert len(by_key) == 7
+
+
+def test_progress_is_durable(start_pglisten: StartPglisten, pglisten: Process) -> None:
+    publish_rows("told", (1, "first"))
+    behind = "SELECT (SELECT max(number) FROM django_pgnotify_tick) - max(tick) FROM"
+    wait_until(lambda: words() == [(1, "first")])
+    wait_until(lambda: execute(f"{behind} django_pgnotify_handler") == (0,))
+    pglisten.process.kill()
+    pglisten.wait()
+    publish_rows("told", (2, "second"))
+    assert start_pglisten("--once", **HANDLERS).wait() == 0
+    assert words() == [(1, "first"), (2, "second")]
+
+
+def test_sigterm_lets_a_running_call_end_and_leaves_a_retry_for_the_next_start(
+    start_pglisten: StartPglisten,
+) -> None:
+    patient = {**HANDLERS, "HANDLER_BACKOFF_SECONDS": 60.0}
+    pglisten = start_pglisten(**patient)
+    pglisten.wait_for("listening")
+    publish_rows("told", (1, "slow"), (1, "after slow"), (2, "raise"))
+    wait_until(lambda: {(1, "slow"), (2, "raise")} <= set(words("begun")))
+    pglisten.process.send_signal(signal.SIGTERM)
+    assert pglisten.wait() == 0
+    assert "not drained" not in pglisten.output()
+    assert words() == [(1, "slow")]
+    assert parked() == []
+    assert start_pglisten("--once", **HANDLERS).wait() == 0
+    assert words()[-1] == (1, "after slow")
+    assert words("begun").count((2, "raise")) == 3
+    assert len(parked()) == 1
+
+
+def test_handler_that_hangs_keeps_neither_others_nor_the_end_waiting(
+    start_pglisten: StartPglisten,
+) -> None:
+    pglisten = start_pglisten(**HANDLERS, SHUTDOWN_SECONDS=0.5)
+    pglisten.wait_for("listening")
+    publish_rows("told", (1, "hang"), (1, "behind it"), (2, "other"))
+    wait_until(lambda: words() == [(2, "other")])
+    publish_rows("told", (3, "later"))
+    wait_until(lambda: words() == [(2, "other"), (3, "later")])
+    pglisten.process.send_signal(signal.SIGTERM)
+    assert pglisten.wait() == 0
+    assert "not drained" in pglisten.output()
+
+
+def test_handler_that_exits_does_not_end_pglisten(pglisten: Process) -> None:
+    publish_rows("told", (1, "exit"), (2, "other"))
+    pglisten.wait_for("parked")
+    publish_rows("told", (3, "later"))
+    wait_until(lambda: words() == [(2, "other"), (3, "later")])
+    assert pglisten.process.poll() is None
+    assert "SystemExit: 7" in parked()[0][1]
+
+
+def test_parked_event_is_retried_by_the_running_pglisten(pglisten: Process) -> None:
+    publish_rows("told", (1, "raise"))
+    pglisten.wait_for("parked")
+    wait_until(lambda: len(parked()) == 1)
+    event = "replace(event, '\"raise\"', '\"mended\"')"
+    execute(f"UPDATE django_pgnotify_parked SET event = {event}, retry = true")
+    wait_until(lambda: parked() == [])
+    assert words() == [(1, "mended")]
+
+
+def test_handlers_go_on_after_their_backends_were_terminated(pglisten: Process) -> None:
+    publish_rows("told", (1, "before"))
+    wait_until(lambda: words() == [(1, "before")])
+    execute(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'django_pgnotify handlers'"
+    )
+    publish_rows("told", (2, "after"))
+    wait_until(lambda: (2, "after") in words())
+
+
+def test_handler_that_is_stuck_keeps_vacuum_from_nothing(pglisten: Process) -> None:
+    publish_rows("told", (1, "hang"))
+    wait_until(lambda: words("begun") == [(1, "hang")])
+    # More than may be under way, so that the reader too is stuck.
+    execute(
+        'SELECT pgnotify_append(\'told\', \'shop.order\', \'[{"kind":"insert","pk":1,'
+        '"data":1,"groups":[]}]\', NULL) FROM generate_series(1, 1500)'
+    )
+    reached = "SELECT sent >= (SELECT max(number) FROM django_pgnotify_tick)"
+    wait_until(lambda: execute(f"{reached} FROM django_pgnotify_state") == (True,))
+    in_transaction = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'django_pgnotify handlers'"
+        " AND (state LIKE 'idle in transaction%%' OR backend_xmin IS NOT NULL)"
+    )
+    publish_rows("told", (2, "marker"))
+    wait_until(lambda: execute(in_transaction) == (0,))
