@@ -71,8 +71,8 @@ class LedgerReader:
 
     def __init__(self, using: str = "default") -> None:
         self.connection = open_session(using, autocommit=True)
-        self.seen = 0
-        self.rows()
+        found = self.connection.execute("SELECT coalesce(max(id), 0) FROM django_pgnotify_ledger")
+        self.seen = next(found)[0]
 
     def rows(self) -> list[dict[str, Any]]:
         """New rows, oldest first; ``changes`` and ``context`` parsed."""
