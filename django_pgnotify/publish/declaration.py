@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from django.core.exceptions import EmptyResultSet, FieldDoesNotExist, FullResultSet
+from django.core.exceptions import (
+    EmptyResultSet,
+    FieldDoesNotExist,
+    FullResultSet,
+    ValidationError,
+)
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.constants import LOOKUP_SEP
@@ -150,7 +155,7 @@ def check_condition(model: type[models.Model], condition: Q) -> None:
     could raise in the database would fail the user's write."""
     for path, value in _leaves(condition):
         name, *lookups = path.split(LOOKUP_SEP)
-        resolve(model, model._meta.pk.name if name == "pk" else name)
+        column = resolve(model, model._meta.pk.name if name == "pk" else name)
         if len(lookups) > 1 or (lookups and lookups[0] not in LOOKUPS):
             raise InvalidDeclaration(
                 f"condition: {path!r} is not allowed. Use a field of {model.__name__} itself with "
@@ -158,12 +163,50 @@ def check_condition(model: type[models.Model], condition: Q) -> None:
             )
         for item in value if isinstance(value, list | tuple | set | frozenset) else [value]:
             if isinstance(item, F):
-                resolve(model, item.name)  # type: ignore[attr-defined]
+                _check_comparable(column, resolve(model, item.name), lookups)  # type: ignore[attr-defined]
             elif hasattr(item, "resolve_expression"):
                 raise InvalidDeclaration(
                     f"condition: {path}={type(item).__name__} could raise inside the user's write. "
                     "Use constants and F()."
                 )
+        _check_constant(model, path, value)
+
+
+def _check_comparable(left: Column, right: Column, lookups: list[str]) -> None:
+    """PostgreSQL compares two columns by an operator of their types, or raises in every write."""
+    kind = _kind(left.target)
+    if kind != _kind(right.target) or (lookups == ["startswith"] and kind[0] != "text"):
+        raise InvalidDeclaration(
+            f"condition: {left.name} ({type(left.target).__name__}) and {right.name} "
+            f"({type(right.target).__name__}) can't be compared in the database."
+        )
+
+
+def _kind(field: Any) -> tuple[Any, ...]:
+    """Equal for two fields whose values PostgreSQL compares without a cast."""
+    match field:
+        case models.IntegerField() | models.FloatField() | models.DecimalField():
+            return ("number",)
+        case models.CharField() | models.TextField():
+            return ("text", field.db_collation)
+        case models.DateField():
+            return ("date",)
+    return (field.get_internal_type(), *_kind_of_items(field))
+
+
+def _kind_of_items(field: Any) -> tuple[Any, ...]:
+    """Of an array's items: integer[] and bigint[] have no operator in common."""
+    base = getattr(field, "base_field", None)
+    return (base.get_internal_type(), *_kind_of_items(base)) if base else ()
+
+
+def _check_constant(model: type[models.Model], path: str, value: Any) -> None:
+    try:
+        Query(model, alias_cols=False).build_where(Q((path, value)))
+    except (TypeError, ValueError, ValidationError) as error:
+        raise InvalidDeclaration(
+            f"condition: {path} can't be compared with {value!r}."
+        ) from error
 
 
 def _leaves(condition: Q) -> Iterator[tuple[str, Any]]:

@@ -199,6 +199,12 @@ def test_a_group_that_cannot_be_is_refused(group: str) -> None:
         Q(number=F("statsu")),
         Q(Length("status")),
         Q(tags=1),
+        Q(number=F("status")),
+        Q(number__in=[1, F("at")]),
+        Q(number__startswith=F("total")),
+        Q(doc=F("status")),
+        Q(number__gt="many"),
+        Q(at="not a date"),
     ],
 )
 def test_a_condition_that_could_raise_is_refused(condition: Q) -> None:
