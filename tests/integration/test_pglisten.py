@@ -137,9 +137,10 @@ def test_role_without_privileges_is_told_the_grants_that_suffice(
     start_pglisten: StartPglisten,
 ) -> None:
     execute("DROP ROLE IF EXISTS pgnotify_nobody")
-    execute("CREATE ROLE pgnotify_nobody LOGIN")
+    execute("CREATE ROLE pgnotify_nobody LOGIN PASSWORD 'nobody'")
     in_memory = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-    as_nobody = {"LISTENER": {"user": "pgnotify_nobody"}, "layers": in_memory}
+    nobody = {"user": "pgnotify_nobody", "password": "nobody"}
+    as_nobody = {"LISTENER": nobody, "layers": in_memory}
     try:
         refused = start_pglisten(**as_nobody)
         assert refused.wait() == 1
