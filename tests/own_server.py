@@ -26,7 +26,7 @@ from tests.settings import BASE_DIR, database
 
 PATIENCE_SECONDS = 20.0
 NAME = "shop"
-PUBLISH = "SELECT pgnotify_publish('t', %s::jsonb, ARRAY['orders'])"
+PUBLISH = "SELECT pgnotify_publish('told', %s::jsonb, ARRAY['orders'])"
 
 QUICK: dict[str, Any] = {
     "HEARTBEAT_SECONDS": 0.5,
@@ -90,19 +90,15 @@ def start_place(
     settings.update(before)
 
 
-def migrate(url: str) -> None:
-    """Install the ledger, and nothing else."""
+def migrate(url: str, app: str = "django_pgnotify") -> None:
+    """Make the tables of one app; of ours, this is the ledger."""
     environment = {
         "DATABASE_URL": url,
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "PYTHONPATH": str(BASE_DIR.parent),
     }
-    subprocess.run(
-        [sys.executable, "-m", "django", "migrate", "django_pgnotify"],
-        env={**os.environ, **environment},
-        check=True,
-        capture_output=True,
-    )
+    command = [sys.executable, "-m", "django", "migrate", app]
+    subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)
 
 
 @pytest.fixture

@@ -218,11 +218,14 @@ def test_prepared_transaction_with_the_bell_off_is_delivered_after_commit_prepar
         preparing.execute(PUBLISH, [json.dumps("two-phase")])
         preparing.execute("PREPARE TRANSACTION 'allowed'")
 
+        def marker() -> None:
+            publish("t", "not committed yet")
+
         def finish() -> None:
-            publish("t", "before")
             execute("COMMIT PREPARED 'allowed'")
 
-        assert see_after(pg_layer, finish, "two-phase") == ["before", "two-phase"]
+        assert see_after(pg_layer, marker, "not committed yet") == ["not committed yet"]
+        assert see_after(pg_layer, finish, "two-phase") == ["two-phase"]
         preparing.rollback()
 
 
