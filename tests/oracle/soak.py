@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import secrets
+import signal
 import sys
 import time
 from collections import Counter
@@ -86,6 +87,8 @@ class Total:
 def main() -> None:
     """Run, tell, and exit 1 if a promise was broken."""
     arguments = _arguments()
+    # As Ctrl-C does, so that what was started is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begin = time.monotonic()
     totals: dict[tuple[str, str], Total] = {}
     for layer, version in _combinations(arguments):
