@@ -86,7 +86,7 @@ def test_check_beside_a_running_relay_names_each_probe(start_pglisten: StartPgli
     assert all(line.startswith("ok ") for line in lines)
     names = ", ".join(line.split(":")[0].removeprefix("ok ") for line in lines)
     assert names == (
-        "server, ledger, privileges, bell, notify queue, relay, channel layer, triggers"
+        "server, ledger, privileges, bell, notify queue, room, relay, channel layer, triggers"
     )
     assert "ok relay: a pglisten is running" in lines
 
