@@ -198,7 +198,7 @@ class Compiler:
             f"TG_OP = '{operation.upper()}' THEN{self._branch(operation)}"
             for operation in self.operations
         )
-        registry = f"{self.ledger}.django_pgnotify_trigger"
+        registry, ledger = (f"{self.ledger}.django_pgnotify_{t}" for t in ("trigger", "ledger"))
         body = f"""
 #variable_conflict use_column
 DECLARE
@@ -208,7 +208,7 @@ DECLARE
     _pgn_changes text;
 BEGIN
     BEGIN
-        IF to_regclass({literal(registry)}) IS NULL THEN
+        IF to_regclass({literal(registry)}) IS NULL OR to_regclass({literal(ledger)}) IS NULL THEN
             RETURN NULL; -- not installed yet, or any more
         END IF;
         {self._registered(registry)}
