@@ -52,7 +52,12 @@ class Ping:
     """The client wants to know whether we are there."""
 
 
-Request: TypeAlias = Subscribe | Unsubscribe | Ping
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The client is there; it needs no answer."""
+
+
+Request: TypeAlias = Subscribe | Unsubscribe | Ping | Pong
 
 
 def parse_request(text: object, using: str) -> Request:
@@ -69,6 +74,8 @@ def parse_request(text: object, using: str) -> Request:
             return Unsubscribe(_group(obj, using))
         case "ping":
             return Ping()
+        case "pong":
+            return Pong()
     raise BadRequest("bad_frame", "Use the type 'subscribe', 'unsubscribe' or 'ping'.")
 
 

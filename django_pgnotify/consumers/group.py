@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..ledger.positions import Position
-from .batches import EncodedEvent, Packer
+from .batches import EncodedEvent, Packer, make_batch
 from .browser import Reason, reset
 from .outbox import Item
 from .subscription import Subscription
@@ -90,8 +90,12 @@ class Group:
 
     def refresh(self) -> None:
         """Tell the position to clients that have heard none for long, before it expires."""
-        if self.was_quiet and self.position is not None:
-            self._send((), after=self.position, more=False, tick=None)
+        if self.position is not None:
+            batch = make_batch(self.name, (), tick=None, position=self.position)
+            for subscription in self.subscriptions:
+                if self.was_quiet or subscription.withheld:
+                    subscription.withheld = False
+                    subscription.deliver(batch)
         self.was_quiet = True
 
     def deliver(self, item: Item) -> None:
@@ -108,17 +112,8 @@ class Group:
     def _is_next_part(self, frame: GroupFrame) -> bool:
         return frame.part == 1 or self._part == (frame.position.tick, frame.part - 1)
 
-    def _send(
-        self,
-        events: Iterable[EncodedEvent],
-        *,
-        after: Position,
-        more: bool,
-        tick: int | None = -1,
-    ) -> None:
-        before = self._known
-        tick = after.tick if tick == -1 else tick
-        packer = Packer(self.name, tick=tick, before=before, after=after)
+    def _send(self, events: Iterable[EncodedEvent], *, after: Position, more: bool) -> None:
+        packer = Packer(self.name, tick=after.tick, before=self._known, after=after)
         batches = packer.pack(tuple(events), more=more)
         if not more:
             # Now, so that an overflow on the way tells the position to go on from.

@@ -18,8 +18,8 @@ Visible = Callable[[list[Event]], Awaitable[list[Event]]]
 async def see(visible: Visible, batch: Batch, *, using: str) -> AsyncIterator[Item]:
     """Frames with what `visible` leaves of the batch, as many as it takes.
 
-    The position advances, whether or not anything is left. If `visible` fails, the client gets
-    a reset: an event that it should have seen may be missing.
+    One of them may be empty. If `visible` fails, the client gets a reset: an event that it
+    should have seen may be missing.
     """
     try:
         encoded = await _ask(visible, batch, using)

@@ -83,6 +83,8 @@ class Session:
         self._requests: deque[Subscribe | Unsubscribe | str] = deque()
         self._requested = asyncio.Event()
         self._expected: set[str] = set()
+        self._begun: set[str] = set()
+        """Groups of which the client has a batch without its end."""
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -244,6 +246,7 @@ class Session:
         if subscription is not None and self._hub is not None:
             await self._hub.detach(subscription)
             self.outbox.forget(group)
+            self._begun.discard(group)
 
     def _check_again(self, group: str) -> None:
         if group not in self._requests:
@@ -295,6 +298,21 @@ class Session:
     async def _send(self, item: Item, stamp: str | None) -> None:
         if self._filters and isinstance(item, Batch) and item.events:
             async for seen in see(self._consumer.visible, item, using=self._consumer.using):
-                await self._send_frame(seen.type, seen.text, stamp)
+                if not isinstance(seen, Batch) or self._says_something(seen):
+                    await self._send_frame(seen.type, seen.text, stamp)
         else:
             await self._send_frame(item.type, item.text, stamp)
+
+    def _says_something(self, seen: Batch) -> bool:
+        """False for a batch of which nothing is left: its frame would tell that something has
+        happened. The end of what was sent with ``more`` is told all the same."""
+        begun = seen.group in self._begun
+        if not seen.more:
+            self._begun.discard(seen.group)
+        elif seen.events:
+            self._begun.add(seen.group)
+        if seen.events or (begun and not seen.more):
+            return True
+        if (subscription := self.subscriptions.get(seen.group)) is not None:
+            subscription.withheld = True
+        return False

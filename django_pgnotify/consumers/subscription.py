@@ -48,6 +48,8 @@ class Subscription:
         self.active = True
         self.skips_replay = False
         """True after an overflow: the client reads its state anew, past events are no use."""
+        self.withheld = False
+        """True if a position has not been told, since no event with it was visible."""
         self.hidden: Hidden | None = None
         self._check_again = check_again
         self._holds = {"subscribing"}

@@ -9,7 +9,16 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 
 from ..exceptions import InvalidGroup
 from .base import Subscriber
-from .browser import PONG, BadRequest, Ping, Subscribe, check_wanted_group, error, parse_request
+from .browser import (
+    PONG,
+    BadRequest,
+    Ping,
+    Pong,
+    Subscribe,
+    check_wanted_group,
+    error,
+    parse_request,
+)
 from .session import ClientGone
 
 INTERNAL_ERROR = 4500
@@ -42,7 +51,7 @@ class EventConsumer(Subscriber, AsyncWebsocketConsumer):
             return
         if isinstance(request, Ping):
             self.session.outbox.put(PONG)
-        else:
+        elif not isinstance(request, Pong):
             self.session.request(request)
 
     async def websocket_receive(self, message: Any) -> None:

@@ -212,6 +212,13 @@ async def test_malformed_frame_gets_an_error_and_the_socket_lives(text: str) -> 
         assert await browser.receive() == {"type": "pong"}
 
 
+async def test_pong_is_taken_without_an_answer() -> None:
+    async with Browser() as browser:
+        await browser.send(type="pong")
+        await browser.send(type="ping")
+        assert await browser.receive() == {"type": "pong"}
+
+
 async def test_binary_frame_gets_an_error() -> None:
     async with Browser() as browser:
         await browser.socket.send_to(bytes_data=b'{"type":"ping"}')
@@ -428,7 +435,7 @@ class EvenOnly(OpenConsumer):
         return [event for event in events if event.data % 2 == 0]
 
 
-async def test_visible_filters_whole_batches_and_the_position_advances() -> None:
+async def test_visible_filters_whole_batches_and_tells_nothing_of_what_it_leaves_out() -> None:
     async with Browser(EvenOnly) as browser:
         first = (await browser.subscribe("orders"))["position"]
         for number in (1, 2, 3, 4):
@@ -436,14 +443,36 @@ async def test_visible_filters_whole_batches_and_the_position_advances() -> None
         await relay()
         assert await browser.data() == [2, 4]
         await tell(5, "orders")
+        await tell(6, "orders")
         frame = await browser.events()
-        assert frame["events"] == []
+        assert [event["data"] for event in frame["events"]] == [6]
     async with Browser(EvenOnly) as browser:
         assert (await browser.subscribe("orders", since=frame["position"]))["recovered"] is True
         assert await browser.waiting() == []
     async with Browser(EvenOnly) as browser:
         await browser.subscribe("orders", since=first)
-        assert await browser.data() == [2, 4]
+        assert await browser.data() == [2, 4, 6]
+
+
+@override_settings(PGNOTIFY={"MAX_FRAME_BYTES": 2_000})
+async def test_batch_in_several_frames_has_an_end_if_the_last_holds_nothing_visible() -> None:
+    class Early(OpenConsumer):
+        async def visible(self, events: list[Event]) -> list[Event]:
+            return [event for event in events if event.data["n"] == 0]
+
+    async with Browser(Early) as browser:
+        await browser.subscribe("orders")
+        await query(
+            "SELECT pgnotify_publish('t', jsonb_build_object('n', n, 'x', repeat('x', 900)),"
+            " ARRAY['orders']) FROM generate_series(0, 9) AS n"
+        )
+        await relay()
+        first, end = await browser.events(), await browser.events()
+        assert [event["data"]["n"] for event in first["events"]] == [0]
+        assert first["more"] is True
+        assert end["events"] == []
+        assert "more" not in end
+        assert end["position"] != first["position"]
 
 
 async def test_visible_may_reshape_events() -> None:

@@ -11,6 +11,7 @@ import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from django.test import override_settings
 
+from django_pgnotify import Event
 from django_pgnotify.consumers import access, hub
 from django_pgnotify.groups import HUB_GROUP
 from django_pgnotify.ledger.reader import read_range_with_xids
@@ -526,6 +527,27 @@ async def test_quiet_group_hears_its_position_before_it_expires(
     async with Browser() as browser:
         answer = await browser.subscribe("orders", since=frame["position"])
         assert answer["recovered"] is True
+
+
+async def test_client_that_may_see_nothing_hears_its_position_at_the_next_refresh(
+    layer: LossyLayer,
+) -> None:
+    class Blind(OpenConsumer):
+        async def visible(self, events: list[Event]) -> list[Event]:
+            return []
+
+    async with Browser(Blind) as blind, Browser() as other:
+        await blind.subscribe("orders")
+        await other.subscribe("orders")
+        await tell(1, "orders")
+        told = await other.events()
+        assert await blind.waiting() == []
+        shared = hub.Hub.enter("default")
+        shared.groups["orders"].refresh()
+        await shared.leave()
+        frame = await blind.events()
+        assert (frame["events"], frame["position"]) == ([], told["position"])
+        assert await other.waiting() == []
 
 
 async def test_layer_of_another_name_can_be_used() -> None:
