@@ -197,16 +197,18 @@ def test_python_in_the_documentation_compiles_and_imports_what_exists(block: Blo
             assert not missing, f"{node.module} has no {missing}"
 
 
-def test_the_guarantees_name_tests_that_exist() -> None:
+@pytest.mark.parametrize("name", ["guarantees", "faults"])
+def test_the_explanations_name_tests_that_exist(name: str) -> None:
     defined = {
-        name
+        found
         for folder in ("tests", "example_project")
         for path in (ROOT / folder).rglob("test_*.py")
-        for name in re.findall(r"def (test_\w+)\(", path.read_text())
+        for found in re.findall(r"def (test_\w+)\(", path.read_text())
     }
-    named = re.findall(r"`(test_\w+)`", page("explanation/guarantees.md"))
+    named = re.findall(r"`(test_\w+)`", page(f"explanation/{name}.md"))
     assert named
-    assert set(named) <= defined
+    unknown = set(named) - defined
+    assert not unknown
 
 
 @pytest.mark.parametrize("name", [*pages(), "../README.md", "../CHANGELOG.md"])
