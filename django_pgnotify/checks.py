@@ -27,17 +27,24 @@ NAME_BYTES = 50  # the longest suffix, "_truncate", and "pgnotify_" fit into Pos
 IN_MEMORY = "channels.layers.InMemoryChannelLayer"
 OUR_LAYER = '{"BACKEND": "django_pgnotify.layers.PostgresChannelLayer"}'
 
+HINTS = {
+    "E013": "The columns of the model's own table are: {names}.",
+    "E014": "Write for instance customer-{{customer_id}}: A-Z, a-z, 0-9, '-', '_', '.' and, in "
+    "braces, columns of integers, text, UUIDs, booleans or dates.",
+    "E015": "Compare {names} with constants of their types or with each other, by "
+    f"{', '.join(declared.LOOKUPS)}, joined by &, | and ~.",
+}
+
 
 def check_settings(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
     """PGNOTIFY's keys, the channel layer, and where the ledger could be."""
+    given = getattr(django_settings, "PGNOTIFY", {})
+    if not isinstance(given, dict):
+        return [no_dict(given)]
     return [
-        *(
-            unknown_key(key)
-            for key in getattr(django_settings, "PGNOTIFY", {})
-            if key not in KEYS
-        ),
+        *(unknown_key(key) for key in given if key not in KEYS),
         *_layer_messages(),
         *_queue_messages(),
         *_backend_messages(),
@@ -50,6 +57,15 @@ def unknown_key(key: str) -> CheckMessage:
         unknown_key_message(key),
         hint=f"Known keys: {', '.join(KEYS)}.",
         id="django_pgnotify.E001",
+    )
+
+
+def no_dict(given: object) -> CheckMessage:
+    """E006: no setting could be read."""
+    return Error(
+        f"PGNOTIFY is {given!r}.",
+        hint='Give a dict, for instance {"QUEUE_SIZE": 1000}, or leave it out.',
+        id="django_pgnotify.E006",
     )
 
 
@@ -178,6 +194,7 @@ def _refusal(
     except PgnotifyError as error:
         yield Error(
             f"NotifyTrigger {trigger.name!r}, {argument}: {error}",
+            hint=HINTS[number].format(names=declared.allowed_names(model)),
             obj=model,
             id=f"django_pgnotify.{number}",
         )

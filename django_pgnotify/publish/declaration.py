@@ -64,9 +64,8 @@ def resolve(model: type[models.Model], name: str) -> Column:
     InvalidDeclaration with the reason and the names that are allowed."""
     field = _find(model, name)
     if field is None:
-        allowed = ", ".join(sorted({n for f in own_fields(model) for n in (f.name, f.attname)}))
         raise InvalidDeclaration(
-            f"{model.__name__} has no field {name!r}. Allowed are: {allowed}."
+            f"{model.__name__} has no field {name!r}. Allowed are: {allowed_names(model)}."
         )
     if field.many_to_many or not getattr(field, "concrete", False) or field.column is None:
         raise InvalidDeclaration(
@@ -96,6 +95,11 @@ def _find(model: type[models.Model], name: str) -> Any:
 def own_fields(model: type[models.Model]) -> list[Any]:
     """Concrete fields whose column stands in the model's own table."""
     return [field for field in model._meta.local_concrete_fields if field.column is not None]
+
+
+def allowed_names(model: type[models.Model]) -> str:
+    """What may be declared of the model, for messages: field names and attnames."""
+    return ", ".join(sorted({n for f in own_fields(model) for n in (f.name, f.attname)}))
 
 
 def primary_key(model: type[models.Model]) -> list[Column]:

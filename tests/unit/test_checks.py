@@ -46,6 +46,13 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(settings: Any) -> Non
     assert "QUEUE_SIZE" in str(message.hint)
 
 
+def test_settings_that_are_no_dict_are_an_error(settings: Any) -> None:
+    settings.PGNOTIFY = ["QUEUE_SIZE"]
+    [message] = check_settings(None)
+    assert ids([message]) == ["E006"]
+    assert "dict" in str(message.hint)
+
+
 def test_a_missing_channel_layer_is_an_error(settings: Any) -> None:
     settings.CHANNEL_LAYERS = {}
     [message] = check_settings(None)
@@ -147,6 +154,7 @@ def test_a_field_that_cannot_be_published_is_refused_with_the_cure(
 ) -> None:
     [message] = messages(**{argument: [name]})
     assert ids([message]) == ["E013"]
+    assert "at, doc, friend, friend_id, number" in str(message.hint)
     assert cure in message.msg
     assert name in message.msg
 
@@ -177,6 +185,7 @@ def test_a_field_that_cannot_be_published_is_refused_with_the_cure(
 def test_a_group_that_cannot_be_is_refused(group: str) -> None:
     [message] = messages(groups=[group])
     assert ids([message]) == ["E014"]
+    assert "customer-{customer_id}" in str(message.hint)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +219,7 @@ def test_a_group_that_cannot_be_is_refused(group: str) -> None:
 def test_a_condition_that_could_raise_is_refused(condition: Q) -> None:
     [message] = messages(condition=condition)
     assert ids([message]) == ["E015"]
+    assert "startswith" in str(message.hint)
 
 
 @pytest.mark.parametrize("name", ["x" * 51, "two words", "pgnotify.own", "é", "a/b", 'q"'])
