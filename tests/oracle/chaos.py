@@ -68,7 +68,9 @@ KINDS: dict[str, tuple[float, float]] = {
     "client silenced": (3, 5),
     "page aborted": (6, 0),
     "page paused": (5, 5),
-    "page renewed": (4, 0),
+    "page renewed": (6, 0),
+    "pages renewed": (5, 0),
+    "pages aborted": (4, 0),
     "page away": (5, 15),
     "writer killed": (4, 0),
 }
@@ -135,14 +137,16 @@ class Chaos:
             )
             self.done[fault.kind] += 1
             if target == "page":
-                await self._page(what, fault)
+                await self._page(what, self._clients[fault.which % len(self._clients)], fault)
+            elif target == "pages":
+                for client in self._clients:
+                    await self._page(what, client, fault)
             elif what in ("cut", "refused", "silenced"):
                 await asyncio.to_thread(self._network, target, what, fault)
             else:
                 await asyncio.to_thread(self._process, target, what, fault)
 
-    async def _page(self, what: str, fault: Fault) -> None:
-        client = self._clients[fault.which % len(self._clients)]
+    async def _page(self, what: str, client: Client, fault: Fault) -> None:
         match what:
             case "aborted":
                 client.abort()
