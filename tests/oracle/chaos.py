@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[float, float]] = {
     "page renewed": (6, 0),
     "pages renewed": (5, 0),
     "pages aborted": (4, 0),
-    "page away": (5, 15),
+    "page away": (10, 15),
     "writer killed": (4, 0),
 }
 KINDS_OF_REDIS: dict[str, tuple[float, float]] = {
