@@ -35,7 +35,7 @@ QUICK: dict[str, Any] = {
     "CONNECT_TIMEOUT_SECONDS": 2,
     "LEADER_TIMEOUT_SECONDS": 2.0,
 }
-"""Delays that make a fault last a second; the shipped ones are asserted where they matter."""
+"""Delays that make a fault last a second; a test asserts the shipped ones."""
 
 
 class Place:

@@ -8,7 +8,10 @@ from urllib.request import urlopen
 
 import psycopg
 import pytest
+import pytest_django
+from django.db import connection, transaction
 
+from django_pgnotify import notify
 from tests.own_server import NAME, PUBLISH, QUICK, Place, StartPlace, wait_until
 from tests.pglisten import Process, StartPglisten
 from tests.servers.process import free_port
@@ -54,7 +57,11 @@ def relayed(place: Place) -> bool:
 
 @pytest.mark.redis
 def test_full_notify_queue_fails_no_write_delays_no_event_and_is_named(
-    start_place: StartPlace, start_pglisten: StartPglisten, redis: Redis
+    start_place: StartPlace,
+    start_pglisten: StartPglisten,
+    redis: Redis,
+    django_db_blocker: pytest_django.DjangoDbBlocker,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     place = start_place("18", **FEW_PAGES)
     port = free_port()
@@ -74,6 +81,13 @@ def test_full_notify_queue_fails_no_write_delays_no_event_and_is_named(
             place.sql("NOTIFY strangers, 'one more'")
         for number in range(3):
             place.publish(number)
+        with django_db_blocker.unblock():
+            with transaction.atomic():
+                notify("told", "durable")
+                notify("told", "live", durable=False)
+            connection.close()
+        assert "too many notifications" in caplog.text
+        assert place.sql("SELECT count(*) FROM django_pgnotify_ledger") == (4,)
         wait_until(lambda: relayed(place), "events of a server whose queue is full")
 
         # Said at the half already, before anybody's COMMIT has failed.

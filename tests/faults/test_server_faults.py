@@ -18,8 +18,10 @@ from django.test import override_settings
 
 from django_pgnotify.conf import Defaults
 from django_pgnotify.layers import PostgresChannelLayer
+from django_pgnotify.relay.session import HEARTBEATS_UNTIL_LOST, PINGS_PER_TIMEOUT
 from example_project.embedded import IMMEDIATE
 from tests.hub_kit import Browser
+from tests.markdown import page
 from tests.own_server import (
     NAME,
     PUBLISH,
@@ -42,6 +44,29 @@ ENDINGS: dict[str, Callable[[ThrowAwayPostgres], None]] = {
     "immediate": lambda server: server.restart(IMMEDIATE),
     "crash": lambda server: (server.crash(), server.restart())[1],
 }
+
+
+def test_shipped_delays_are_those_of_the_page_before_tests_shrink_them() -> None:
+    assert set(QUICK) == {
+        *("HEARTBEAT_SECONDS", "POLL_SECONDS", "RECONNECT_MAX_SECONDS"),
+        *("CONNECT_TIMEOUT_SECONDS", "LEADER_TIMEOUT_SECONDS"),
+    }
+    told = page("explanation/faults.md")
+    assert Defaults.RECONNECT_MIN_SECONDS == 0.1
+    assert "tries again after 0.1 seconds" in told
+    assert Defaults.RECONNECT_MAX_SECONDS == 15
+    assert "at most every 15 seconds" in told
+    ping = min(Defaults.HEARTBEAT_SECONDS, Defaults.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT)
+    noticed = ping + Defaults.HEARTBEAT_SECONDS * HEARTBEATS_UNTIL_LOST
+    assert 13 < noticed < 14
+    assert "finds it out within 14 seconds" in told
+    assert Defaults.LEADER_TIMEOUT_SECONDS == 10
+    assert "ends its session after 10 seconds" in told
+    assert Defaults.SHUTDOWN_SECONDS == 10
+    assert "for at most 10 seconds" in told
+    assert Defaults.POLL_SECONDS == 1
+    assert "finds the row within a second" in told
+    assert Defaults.CONNECT_TIMEOUT_SECONDS == 5
 
 
 @override_settings(PGNOTIFY=QUICK)
@@ -73,7 +98,7 @@ async def test_server_that_freezes_refuses_or_comes_back_read_only_is_told_once_
     start_place: StartPlace, start_pglisten: StartPglisten, pg_layer_here: PostgresChannelLayer
 ) -> None:
     place = await in_thread(start_place)
-    pglisten = start_pglisten(url=place.url, **QUICK)
+    pglisten = start_pglisten(url=place.url, **QUICK, SHUTDOWN_SECONDS=0.5)
     await in_thread(pglisten.wait_for, "listening")
     async with Browser() as browser:
         await browser.subscribe("orders")
@@ -97,6 +122,12 @@ async def test_server_that_freezes_refuses_or_comes_back_read_only_is_told_once_
         await in_thread(place.publish, "writable")
         assert await data_upto(browser, "writable") == ["writable"]
 
+    # A frozen server keeps nobody from leaving.
+    place.server.freeze()
+    pglisten.process.send_signal(signal.SIGTERM)
+    assert await in_thread(pglisten.wait) == 0
+    place.server.thaw()
+
     wrong = start_pglisten(url=place.url.replace("postgres:", "postgres:not-"), **QUICK)
     line = await in_thread(wrong.wait_for, "password authentication failed")
     assert "disconnected" in line
@@ -118,7 +149,6 @@ def set_read_only(place: Place, value: str) -> None:
 def test_pglisten_does_not_spin_while_connections_are_refused(
     start_pglisten: StartPglisten, start_proxy: StartProxy, database_env: dict[str, str]
 ) -> None:
-    assert (Defaults.RECONNECT_MIN_SECONDS, Defaults.RECONNECT_MAX_SECONDS) == (0.1, 15.0)
     url = database_env["DATABASE_URL"]
     proxy = start_proxy(url)
     pglisten = start_pglisten(url=proxy.url(url))

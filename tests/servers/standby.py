@@ -56,6 +56,6 @@ def one(
     connection: psycopg.Connection[tuple[object, ...]], query: str, *params: object
 ) -> object:
     """The first value of the first row."""
-    row = connection.execute(query, params).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(query, params).fetchone()
     assert row is not None
     return row[0]
