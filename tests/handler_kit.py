@@ -52,7 +52,7 @@ def parked() -> list[tuple[Any, ...]]:
     """Handler and traceback of the parked events."""
     with connections["default"].cursor() as cursor:
         cursor.execute("SELECT handler, traceback FROM django_pgnotify_parked ORDER BY id")
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 __all__ = ["FAST", "handle_now", "no_handlers", "parked", "publish", "publish_rows"]

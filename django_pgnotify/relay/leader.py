@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from types import TracebackType
 from typing import Self
@@ -11,6 +12,8 @@ from ..connecting import connect_listener
 from .connections import Connection, check
 
 APPLICATION_NAME = "django_pgnotify leader"
+PINGS_PER_TIMEOUT = 3
+"""Signs of life within LEADER_TIMEOUT_SECONDS, so that one that is late costs nothing."""
 HELD_QUERY = """
     SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -62,6 +65,12 @@ class Leader:
         )
         row = await cursor.fetchone()
         return bool(row and row[0])
+
+    async def keep_alive(self) -> None:
+        """Show the server that we live, until cancelled: reading or handling may take long."""
+        while True:
+            await asyncio.sleep(settings.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT)
+            await self.connection.execute("SELECT 1")
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ from ..ending import end
 from ..metrics import Metrics
 from .connections import Connection, abort, check
 from .handlers import HandlersToRun
-from .leader import Leader
+from .leader import PINGS_PER_TIMEOUT, Leader
 from .listener import Listener
 from .live import LiveRelay
 from .notify_queue import Watch
@@ -25,8 +25,6 @@ logger = logging.getLogger("django_pgnotify")
 T = TypeVar("T")
 
 
-PINGS_PER_TIMEOUT = 3
-"""Signs of life within LEADER_TIMEOUT_SECONDS, so that one that is late costs nothing."""
 HEARTBEATS_UNTIL_LOST = 2
 """Heartbeats after which a bell of our own that has not come back is lost."""
 
@@ -176,6 +174,7 @@ async def relay_once(alias: str, metrics: Metrics, handlers: HandlersToRun) -> b
                 beside = [
                     tasks.create_task(work, name=name) for name, work in relay.tasks().items()
                 ]
+                beside.append(tasks.create_task(leader.keep_alive(), name="keep alive"))
                 await relay.catch_up(asyncio.Event())
                 await relay.handle(read_only=True)
                 await relay.empty_if_full()

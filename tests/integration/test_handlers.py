@@ -324,6 +324,20 @@ def test_slow_handler_delays_no_other(settings: Any) -> None:
     assert parked() == []
 
 
+def test_once_may_take_longer_than_a_leader_may_be_silent(settings: Any) -> None:
+    settings.PGNOTIFY |= {"LEADER_TIMEOUT_SECONDS": 2.0}
+    seen: list[Any] = []
+
+    @on_event("t")
+    def keep(event: Event) -> None:
+        time.sleep(4.0)
+        seen.append(event.data)
+
+    publish("t", 1)
+    handle_now()
+    assert seen == [1]
+
+
 def test_restored_copy_calls_no_handler_with_what_the_original_wrote() -> None:
     seen: list[Any] = []
     on_event("t", start="oldest")(lambda event: seen.append(event.data))
