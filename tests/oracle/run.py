@@ -33,7 +33,7 @@ CLIENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("stream/", ("all",)),
     ("stream/", ALL_GROUPS),
 )
-DRAIN_SECONDS = 90.0
+DRAIN_SECONDS = 120.0
 """What everybody has, once all runs again, to be where the marker is."""
 LOG_LINES = 15
 
