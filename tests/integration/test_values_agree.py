@@ -48,7 +48,7 @@ VALUES: list[tuple[models.Field[Any, Any], list[Any]]] = [
     (models.UUIDField(), [uuid.UUID(int=1), str(uuid.UUID(int=2**127))]),
     (models.DateField(), [dt.date(2024, 2, 29), dt.date.min, dt.date.max, "2024-03-01"]),
     (models.DateTimeField(), [MOMENT, MOMENT.replace(microsecond=0)]),
-    (models.DateTimeField(), [dt.datetime(1, 1, 2, tzinfo=UTC), dt.datetime(2024, 1, 1)]),
+    (models.DateTimeField(), [dt.datetime.min.replace(tzinfo=UTC), dt.datetime(2024, 1, 1)]),
     (models.DateTimeField(), [dt.datetime.max.replace(tzinfo=UTC), dt.date(2024, 1, 1)]),
     (models.TimeField(), [dt.time(0), dt.time(23, 59, 59, 999999), dt.time(12, 30)]),
     (models.DurationField(), [dt.timedelta(0), dt.timedelta(days=1, hours=2, microseconds=3)]),

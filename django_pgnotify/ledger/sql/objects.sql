@@ -164,7 +164,7 @@ CREATE OR REPLACE FUNCTION @schema@.pgnotify_json(timestamptz) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT CASE
         WHEN $1 IS NULL OR NOT pg_catalog.isfinite($1) THEN 'null'
-        WHEN $1 < '0001-01-02T00:00:00Z' THEN pg_catalog.to_json(pg_catalog.timezone('UTC', $1))::text
+        WHEN $1 < '0001-01-01T00:00:00Z' THEN pg_catalog.to_json(pg_catalog.timezone('UTC', $1))::text
         ELSE '"' || pg_catalog.replace(pg_catalog.to_char(
             pg_catalog.timezone('UTC', $1), 'YYYY-MM-DD"T"HH24:MI:SS.US'), '.000000', '') || 'Z"' END $$;
 
