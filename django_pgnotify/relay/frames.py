@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..conf import MIB
 from ..events import Json, dumps
 from ..ledger.rows import Change
 from ..ledger.ticks import Tick
@@ -14,8 +15,9 @@ VERSION = 1
 ENVELOPE_BYTES = 430
 """The most JSON bytes of a frame without its events: keys 110, group 99, epoch 16, four numbers
 of up to 20 digits, part 20, control 30."""
-HELD_FRAMES = 16
-"""Full frames' worth of bytes that one tick may hold back to count its parts beforehand."""
+HELD_BYTES = 32 * MIB
+"""JSON that one tick may hold back to count its parts beforehand: 100,000 rows of a few columns
+make 20 MiB. Python takes five times that."""
 REMEMBERED_GROUPS = 10_000
 """Groups whose last tick is remembered, about 200 bytes each."""
 
@@ -68,7 +70,14 @@ class TickFrames:
     """
 
     def __init__(
-        self, *, epoch: str, tick: Tick, chain: Chain, max_bytes: int, control: int
+        self,
+        *,
+        epoch: str,
+        tick: Tick,
+        chain: Chain,
+        max_bytes: int,
+        control: int,
+        max_held: int = HELD_BYTES,
     ) -> None:
         self.control = control
         """Tick of the latest truncate or revoke; a hub that does not know it reads the ledger,
@@ -77,7 +86,7 @@ class TickFrames:
         self._tick = tick
         self._chain = chain
         self._max_bytes = max(max_bytes - ENVELOPE_BYTES, 0)
-        self._max_held = HELD_FRAMES * max_bytes
+        self._max_held = max_held
         self._parts: dict[str, _Part] = {}
         self._held: list[Outgoing] = []
         self._held_bytes = 0

@@ -7,9 +7,10 @@ from typing import Any
 
 from django_pgnotify.ledger.rows import Change
 from django_pgnotify.ledger.ticks import Tick
-from django_pgnotify.relay.frames import HELD_FRAMES, Chain, Outgoing, TickFrames
+from django_pgnotify.relay.frames import Chain, Outgoing, TickFrames
 
 MAX = 2000
+HELD = 16 * MAX
 
 
 def change(number: int, *groups: str, size: int = 100) -> Change:
@@ -21,6 +22,7 @@ def build(*changes: Change, tick: int = 7, chain: Chain | None = None) -> list[O
         epoch="e",
         tick=Tick(number=tick, snapshot="1:1:", bits=3),
         chain=chain or Chain(floor=5),
+        max_held=HELD,
         max_bytes=MAX,
         control=5,
     )
@@ -48,11 +50,13 @@ def test_parts_are_counted_when_the_tick_fits_in_memory() -> None:
 
 def test_large_tick_is_sent_as_it_fills_and_only_its_last_part_is_counted() -> None:
     tick = Tick(number=7, snapshot="1:1:", bits=3)
-    built = TickFrames(epoch="e", tick=tick, chain=Chain(5), max_bytes=MAX, control=5)
-    early = [f for n in range(500) for f in built.add(change(n, "a"))]
+    built = TickFrames(
+        epoch="e", tick=tick, chain=Chain(5), max_bytes=MAX, control=5, max_held=HELD
+    )
+    early = [f for n in range(1000) for f in built.add(change(n, "a"))]
     late = built.finish()
-    assert len(early) > HELD_FRAMES
-    assert sum(frame.size for frame in late) <= HELD_FRAMES * MAX
+    assert sum(frame.size for frame in early) > HELD
+    assert sum(frame.size for frame in late) <= HELD
     parts = [f.message["part"] for f in early + late]
     assert parts == [[n, 0] for n in range(1, len(parts))] + [[len(parts), len(parts)]]
 
