@@ -199,6 +199,31 @@ def test_running_relay_with_a_stuck_handler_keeps_the_ledger_below_its_limit(
         execute("DROP TABLE handled")
 
 
+def test_full_ledger_waits_for_a_stuck_handler_no_longer_than_the_retention(
+    start_pglisten: StartPglisten,
+) -> None:
+    execute(TABLE)
+    pglisten = start_pglisten(
+        handlers="tests.told_handler", RETENTION_SECONDS=2.0, POLL_SECONDS=0.1
+    )
+    pglisten.wait_for("listening")
+    try:
+        publish_rows("told", (1, "hang"))
+        execute("INSERT INTO django_pgnotify_full DEFAULT VALUES")
+        pglisten.wait_for("The ledger is full")
+        publish_rows("told", (2, "not recorded"))
+        pglisten.wait_for("The ledger is empty again")
+        publish_rows("told", (3, "recorded"))
+        pglisten.wait_for("were trimmed before it handled them")
+        while execute("SELECT count(*) FROM handled WHERE what = 'recorded'") == (0,):
+            assert pglisten.process.poll() is None
+        assert execute("SELECT count(*) FROM handled WHERE what = 'not recorded'") == (0,)
+    finally:
+        pglisten.process.kill()
+        pglisten.wait()
+        execute("DROP TABLE handled")
+
+
 def current_token() -> str:
     async def read() -> str:
         async with await connect("default", application_name="test") as conn:
