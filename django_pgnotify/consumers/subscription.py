@@ -51,6 +51,7 @@ class Subscription:
         self.withheld = False
         """True if a position has not been told, since no event with it was visible."""
         self.hidden: Hidden | None = None
+        self._begun = False
         self._check_again = check_again
         self._holds = {"subscribing"}
         self._held: list[Item] = []
@@ -106,13 +107,21 @@ class Subscription:
         if isinstance(item, Batch) and item.tick is not None:
             if self.stands is not None and item.tick <= self.stands.tick:
                 return
-            item = self._without_hidden(item)
+            if self.hidden is not None and not self._shows(
+                item := self._without(self.hidden, item)
+            ):
+                self.withheld = True
+                return
         self.outbox.put(item)
 
-    def _without_hidden(self, batch: Batch) -> Batch:
-        if self.hidden is None:
-            return batch
-        rest = self.hidden.without(batch)
-        if batch.tick is not None and batch.tick >= self.hidden.until and not batch.more:
+    def _without(self, hidden: Hidden, batch: Batch) -> Batch:
+        rest = hidden.without(batch)
+        if batch.tick is not None and batch.tick >= hidden.until and not batch.more:
             self.hidden = None
         return rest
+
+    def _shows(self, rest: Batch) -> bool:
+        """False for a batch of which nothing is left, unless it ends what went with ``more``."""
+        shows = bool(rest.events) or (self._begun and not rest.more)
+        self._begun = rest.more and (self._begun or shows)
+        return shows

@@ -600,6 +600,27 @@ async def test_snapshot_has_no_gap_and_no_overlap_with_the_events() -> None:
         assert "during" in await browser.data()
 
 
+async def test_tick_that_the_snapshot_holds_whole_is_not_told() -> None:
+    class Names(OpenConsumer):
+        def snapshot(self, group: str) -> Any:
+            return list(Customer.objects.values_list("name", flat=True))
+
+    def write(name: str) -> None:
+        with transaction.atomic():
+            Customer.objects.create(name=name)
+            publish_now(name, "customers")
+
+    await relay()
+    await sync_to_async(write)("not relayed yet")
+    async with Browser(Names) as browser:
+        await browser.subscribe("customers")
+        assert (await browser.receive())["data"] == ["not relayed yet"]
+        await relay()
+        await sync_to_async(write)("later")
+        await relay()
+        assert (await browser.receive())["events"][0]["data"] == "later"
+
+
 async def test_snapshot_runs_read_only_and_repeatable() -> None:
     class Telling(OpenConsumer):
         def snapshot(self, group: str) -> Any:
