@@ -95,6 +95,11 @@ class Hub:
         if group.position is None:
             group.position = look.position
             self._caught_up(group)
+        elif subscription.joined_at < 0:
+            # Somebody who came at the same time settled where the group stands, by an older
+            # look: from there on a snapshot must hide what it has seen.
+            subscription.joined_at = group.position.tick
+            look = await self._access.look({*numbers, subscription.joined_at})
         return look
 
     def resume(self, subscription: Subscription, since: Position, tick: Tick) -> None:
