@@ -73,6 +73,11 @@ class Look:
         """Where someone stands who has seen everything up to the latest tick."""
         return Position(epoch=self.epoch, tick=self.latest.number, bits=self.latest.bits)
 
+    def position_of(self, number: int) -> Position:
+        """The position of a tick that was asked for; of the latest if that is not stored."""
+        tick = self.ticks.get(number, self.latest)
+        return Position(epoch=self.epoch, tick=tick.number, bits=tick.bits)
+
     def resolve(self, position: Position | None) -> Tick | ResetReason:
         """The position's tick, or why events can't go on from it.
 
