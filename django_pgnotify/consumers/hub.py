@@ -94,6 +94,7 @@ class Hub:
         look = await self._access.look({*numbers, subscription.joined_at})
         if group.position is None:
             group.position = look.position
+            subscription.joined_at = look.latest.number
             self._caught_up(group)
         elif subscription.joined_at < 0:
             # Somebody who came at the same time settled where the group stands, by an older

@@ -234,7 +234,9 @@ class Session:
                 alias=self._consumer.using,
                 group=group,
                 epoch=look.epoch,
-                after=look.ticks.get(subscription.joined_at, look.latest),
+                # None, and so everything, if that tick has been trimmed meanwhile: the group may
+                # still be reading from there.
+                after=look.tick_of(subscription.joined_at),
             ),
         )
         if taken.rows is None:

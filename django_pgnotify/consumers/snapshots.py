@@ -18,7 +18,7 @@ from ..events import dumps
 from ..exceptions import LedgerMissing
 from ..ledger.install import schema_of_ledger
 from ..ledger.positions import Position
-from ..ledger.ticks import Tick
+from ..ledger.ticks import SNAPSHOT_OF_NOTHING, Tick
 from ..values import to_json_value
 from .subscription import Hidden
 
@@ -48,9 +48,14 @@ class Taken:
 
 
 def take(
-    rows: Callable[[], Iterable[Any] | None], *, alias: str, group: str, epoch: str, after: Tick
+    rows: Callable[[], Iterable[Any] | None],
+    *,
+    alias: str,
+    group: str,
+    epoch: str,
+    after: Tick | None,
 ) -> Taken:
-    """Call `rows` and read where it stands. Ledger rows are told from the tick `after` on.
+    """Call `rows` and read where it stands. Ledger rows are told from the tick `after` on, or all.
 
     Runs in a thread of its own, whose database connection it closes.
     """
@@ -60,7 +65,8 @@ def take(
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             number, bits = _query(alias, LATEST, {})[0]
-            seen = _query(alias, SEEN, {"after": after.snapshot, "group": f'"{group}"'})
+            beyond = SNAPSHOT_OF_NOTHING if after is None else after.snapshot
+            seen = _query(alias, SEEN, {"after": beyond, "group": f'"{group}"'})
             texts = _texts(rows(), alias)
     finally:
         connections.close_all()

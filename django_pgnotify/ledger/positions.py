@@ -73,9 +73,13 @@ class Look:
         """Where someone stands who has seen everything up to the latest tick."""
         return Position(epoch=self.epoch, tick=self.latest.number, bits=self.latest.bits)
 
+    def tick_of(self, number: int) -> Tick | None:
+        """The tick of a number that was asked for, or of the latest; None if it is not stored."""
+        return self.latest if number == self.latest.number else self.ticks.get(number)
+
     def position_of(self, number: int) -> Position:
         """The position of a tick that was asked for; of the latest if that is not stored."""
-        tick = self.ticks.get(number, self.latest)
+        tick = self.tick_of(number) or self.latest
         return Position(epoch=self.epoch, tick=tick.number, bits=tick.bits)
 
     def resolve(self, position: Position | None) -> Tick | ResetReason:
@@ -89,8 +93,7 @@ class Look:
             return "epoch"
         if position.tick <= self.trimmed:
             return "expired"
-        tick = self.latest if position.tick == self.latest.number else None
-        tick = tick or self.ticks.get(position.tick)
+        tick = self.tick_of(position.tick)
         return tick if tick is not None and tick.bits == position.bits else "unknown"
 
 
