@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from .clients import Accepted, Client, GroupState, Segment, content_of, rows_of
 from .truth import Happened, Key, Snapshot, Truth
@@ -71,10 +72,12 @@ class _GroupAccount:
         account.resumes += group.resumes
         account.duplicates_dropped += group.duplicates_dropped
         self._check_state(url)
-        found = self._check_keys()
-        self._check_nothing_lost({one.key for one, _ in found})
-        self._check_order(found)
-        self._check_whole(found)
+        for _, page in groupby(group.segments, key=lambda segment: segment.life):
+            segments = list(page)
+            found = self._check_keys(segments)
+            self._check_nothing_lost(segments, {one.key for one, _ in found})
+            self._check_order(found)
+            self._check_whole(found)
 
     def _note(self, kind: str, what: object) -> None:
         self.account.note(kind, f"{self.name}: {what}")
@@ -85,11 +88,11 @@ class _GroupAccount:
             if table.get(pk) != shown.get(pk):
                 self._note("state", f"row {pk} is {table.get(pk)}, shown {shown.get(pk)}")
 
-    def _check_keys(self) -> list[tuple[Happened, Accepted]]:
+    def _check_keys(self, segments: Sequence[Segment]) -> list[tuple[Happened, Accepted]]:
         """Nothing rolled back, nothing twice, nothing from before the beginning."""
         found: list[tuple[Happened, Accepted]] = []
         keys: set[Key] = set()
-        for segment in self.group.segments:
+        for segment in segments:
             held = self._held_by(segment)
             for accepted in segment.accepted:
                 self.account.accepted += 1
@@ -120,9 +123,9 @@ class _GroupAccount:
         except KeyError:
             return None  # told by another check
 
-    def _check_nothing_lost(self, keys: set[Key]) -> None:
+    def _check_nothing_lost(self, segments: Sequence[Segment], keys: set[Key]) -> None:
         """All between a segment's begin and the last position reached in it."""
-        for segment in self.group.segments:
+        for segment in segments:
             try:
                 start, reached = self.truth.at(segment.start), self.truth.at(segment.reached)
             except KeyError as error:

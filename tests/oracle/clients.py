@@ -58,6 +58,8 @@ class Segment:
     """The last position."""
     reason: str = "begin"
     """Why it began: of a reset, its reason."""
+    life: int = 0
+    """Which page it is: one that was opened anew knows nothing of the one before."""
     accepted: list[Accepted] = field(default_factory=list)
 
 
@@ -84,6 +86,7 @@ class GroupState:
         self._asked_since = False
         self._reason = "begin"
         self._step = 0
+        self._life = 0
         self._seen: dict[str, None] = {}
         self._snapshot: list[Row] = []
         self._reading: asyncio.Task[None] | None = None
@@ -122,6 +125,7 @@ class GroupState:
 
     def renew(self) -> None:
         """Begin anew as a page that has been opened again: nothing is known."""
+        self._life += 1
         self.position = None
         self.whole = not self.client.takes_snapshots
         self._seen.clear()
@@ -145,7 +149,9 @@ class GroupState:
     def _begin(self, reason: str) -> None:
         """Events go on from the position, and the state must be read."""
         assert self.position is not None
-        self.segments.append(Segment(self.position, reached=self.position, reason=reason))
+        self.segments.append(
+            Segment(self.position, reached=self.position, reason=reason, life=self._life)
+        )
         self._step += 1
         self._stop_reading()
         self._reading = asyncio.create_task(self._read_state())
@@ -168,6 +174,7 @@ class GroupState:
         (head, *rows), self._snapshot = self._snapshot, []
         assert self.position is not None
         segment = Segment(self.position, snapshot=head["snapshot"], reached=self.position)
+        segment.life = self._life
         segment.reason, self._reason = self._reason, "begin"
         self.segments.append(segment)
         self._step += 1
