@@ -94,7 +94,7 @@ def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str, str], Ins
             "SELECT s.nspname, c.relname, r.name,"
             ' CASE WHEN (s.nspname, c.relname) = (r.schema, r."table") AND c.oid = r.relation'
             " THEN r.version ELSE '' END, array_agg(t.tgname::text), bool_and(t.tgenabled <> 'D')"
-            f" FROM {registry} AS r"  # noqa: S608 - a quoted name
+            f" FROM {registry} AS r"
             ' JOIN pg_class c ON c.oid = r.relation OR c.relname = r."table"'
             " JOIN pg_namespace s ON s.oid = c.relnamespace"
             " JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgfoid = to_regprocedure(r.function)"
@@ -130,7 +130,7 @@ def shared_names(connection: BaseDatabaseWrapper) -> list[tuple[str, list[str]]]
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT name, array_agg(DISTINCT schema)"
-            f" FROM {registry}"  # noqa: S608 - a quoted name
+            f" FROM {registry}"
             " GROUP BY name HAVING count(DISTINCT schema) > 1 AND bool_or(EXISTS ("
             " SELECT FROM jsonb_array_elements_text(declaration -> 'groups') AS g"
             " WHERE strpos(g, '{schema}') = 0))"
