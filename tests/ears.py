@@ -71,7 +71,9 @@ class LedgerReader:
 
     def __init__(self, using: str = "default") -> None:
         self.connection = open_session(using, autocommit=True)
-        found = self.connection.execute("SELECT coalesce(max(id), 0) FROM django_pgnotify_ledger")
+        found = self.connection.execute(
+            "SELECT coalesce(max(id), 0) FROM django_pgnotify_ledger"
+        )
         self.seen = next(found)[0]
 
     def rows(self) -> list[dict[str, Any]]:

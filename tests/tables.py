@@ -31,7 +31,9 @@ def make(
         "db_table": db_table or f"made_{name.lower()}",
     }
     meta = type("Meta", (), options)
-    own = {key: copy.deepcopy(field) for key, field in fields.items()}  # a model binds its fields
+    own = {
+        key: copy.deepcopy(field) for key, field in fields.items()
+    }  # a model binds its fields
     model = type(name, (base,), {"__module__": __name__, "Meta": meta, **own})
     if create:
         with connection.schema_editor() as editor:
