@@ -63,6 +63,11 @@ class Segment:
     accepted: list[Accepted] = field(default_factory=list)
 
 
+def tick_of(token: str) -> int:
+    """The number of a position's tick."""
+    return int(token.split(".")[2])
+
+
 def content_of(data: Row) -> tuple[Any, ...]:
     """What is compared of a row; the text by its hash."""
     body = hashlib.md5(data["body"].encode()).hexdigest()
@@ -192,6 +197,8 @@ class GroupState:
         if not self.segments:
             self.problems.append("events before anything else")
             return
+        if more:
+            self._reach()  # within a batch the position is that of before it
         for event in fresh:
             self._account(event)
             if self._reading is None:
@@ -200,9 +207,13 @@ class GroupState:
                 self._waiting.append(event)
         if not more:
             self.whole = True
-            assert self.position is not None
-            if self.position != self.segments[-1].reached:
-                self._step += 1
+            self._reach()
+
+    def _reach(self) -> None:
+        """Stand at the position of the last frame; a stream's replay may begin before it."""
+        assert self.position is not None
+        if tick_of(self.position) > tick_of(self.segments[-1].reached):
+            self._step += 1
             self.segments[-1].reached = self.position
 
     def _forget(self, limit: int) -> None:
