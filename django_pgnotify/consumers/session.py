@@ -193,19 +193,10 @@ class Session:
         if isinstance(found, Tick) and position is not None:
             hub.resume(subscription, position, found)
         else:
-            beginning = self._beginning(hub, subscription, look)
-            self._begin(subscription, beginning, cast("ResetReason | None", found))
+            self._begin(subscription, look.position, cast("ResetReason | None", found))
             if self._takes_snapshots:
                 await self._send_snapshot(hub, subscription, look)
             subscription.release()
-
-    def _beginning(self, hub: Hub, subscription: Subscription, look: Look) -> Position:
-        """Where the group stood when the client came, for it gets what the group gets: a group
-        that is behind the ledger is about to get events from before the look."""
-        group = hub.groups.get(subscription.group)
-        if subscription.skips_replay and group is not None and group.position is not None:
-            return group.position  # the group began anew meanwhile
-        return look.position_of(subscription.joined_at)
 
     def _begin(
         self, subscription: Subscription, position: Position, reason: ResetReason | None

@@ -77,11 +77,6 @@ class Look:
         """The tick of a number that was asked for, or of the latest; None if it is not stored."""
         return self.latest if number == self.latest.number else self.ticks.get(number)
 
-    def position_of(self, number: int) -> Position:
-        """The position of a tick that was asked for; of the latest if that is not stored."""
-        tick = self.tick_of(number) or self.latest
-        return Position(epoch=self.epoch, tick=tick.number, bits=tick.bits)
-
     def resolve(self, position: Position | None) -> Tick | ResetReason:
         """The position's tick, or why events can't go on from it.
 

@@ -1,4 +1,4 @@
-"""Clients that join a group while others do, or while it is behind the ledger."""
+"""Snapshots that are taken while somebody else is just joining the same group."""
 
 from __future__ import annotations
 
@@ -87,26 +87,3 @@ async def test_snapshot_of_the_second_to_join_hides_what_the_first_ones_look_has
         deaf = False
         await tell("after it", "orders")
         assert await second.data() == ["after it"]
-
-
-async def test_who_joins_a_group_that_is_behind_is_told_the_position_of_its_first_event(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    received, deaf = Hub._received, False
-
-    def hear(hub: Hub, message: dict[str, Any]) -> None:
-        if not deaf:
-            received(hub, message)
-
-    monkeypatch.setattr(Hub, "_received", hear)
-    async with Browser() as first, Browser() as second, Browser() as third:
-        await first.subscribe("orders")
-        deaf = True  # the frame is dropped on its way, as channel layers do
-        await tell("before it came", "orders")
-        since = (await second.subscribe("orders"))["position"]
-        deaf = False
-        await tell("after it came", "orders")
-        got = await second.data()
-        assert got == ["before it came", "after it came"]
-        await third.subscribe("orders", since=since)
-        assert await third.data() == got
