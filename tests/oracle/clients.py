@@ -280,9 +280,6 @@ def rows_of(url: str, group: str) -> dict[int, tuple[Any, ...]]:
 class Client:
     """One browser: a socket, any number of groups, and reconnects."""
 
-    shares_position = False
-    """True if all groups resume from one position, that of the group that is last."""
-
     def __init__(
         self,
         name: str,
