@@ -10,8 +10,9 @@ from ..conf import MIB
 from ..ledger.ticks import Tick
 from .frames import Outgoing
 
-MAX_QUEUED_BYTES = 32 * MIB
-"""JSON bytes that may wait; a thousand full frames would be half a gigabyte."""
+MAX_QUEUED_BYTES = 8 * MIB
+"""JSON bytes that may wait; a thousand full frames would be half a gigabyte. The tick that is
+being put may hold four times as much beside them, see frames.py."""
 
 Item = Outgoing | Tick
 """A frame, or the tick whose frames have all been put."""

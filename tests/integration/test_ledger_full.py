@@ -6,11 +6,10 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import CommandError, call_command
-from django.db import connection, models, transaction
+from django.db import models, transaction
 
 from django_pgnotify import Event, NotifyTrigger, notify, on_event
 from django_pgnotify.connecting import connect
@@ -19,6 +18,7 @@ from tests import tables
 from tests.handler_kit import handle_now, publish_rows
 from tests.hub_kit import Browser, query, relay, tell
 from tests.pglisten import StartPglisten, execute, publish
+from tests.sessions import open_session
 from tests.told_handler import TABLE
 
 pytestmark = [
@@ -88,9 +88,7 @@ def test_rolled_back_write_leaves_no_mark(thing: Any) -> None:
 def test_writers_wait_for_nobody_who_is_just_marking_it(
     thing: Any, django_db_blocker: Any
 ) -> None:
-    parameters: dict[str, Any] = connection.get_connection_params()
-    keys = ("dbname", "user", "host", "port")
-    with psycopg.connect(**{k: parameters[k] for k in keys if k in parameters}) as other:
+    with open_session() as other:
         other.execute("INSERT INTO made_thing (text) SELECT repeat('x', 999)"
                       " FROM generate_series(1, 2000)")  # fmt: skip
         assert other.execute(FULL).fetchone() == (True,)
