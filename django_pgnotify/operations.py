@@ -73,6 +73,7 @@ class AddNotifyTrigger(_DatabaseOnly):
     """
 
     notify_trigger: ClassVar[str] = "add"
+    forwards, backwards = "create_sql", "remove_sql"
 
     def __init__(self, model: str, trigger: NotifyTrigger) -> None:
         if not isinstance(trigger, NotifyTrigger):
@@ -89,8 +90,8 @@ class AddNotifyTrigger(_DatabaseOnly):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        """Create the function, triggers and registry entry."""
-        self._run("create_sql", schema_editor, to_state)
+        """Create the function, triggers and registry entry; or drop them."""
+        self._run(self.forwards, schema_editor, from_state)
 
     def database_backwards(
         self,
@@ -99,8 +100,8 @@ class AddNotifyTrigger(_DatabaseOnly):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        """Drop them."""
-        self._run("remove_sql", schema_editor, from_state)
+        """The other way."""
+        self._run(self.backwards, schema_editor, from_state)
 
     def describe(self) -> str:
         """For ``sqlmigrate`` and ``migrate --plan``."""
@@ -135,26 +136,7 @@ class RemoveNotifyTrigger(AddNotifyTrigger):
     """Take away what an earlier AddNotifyTrigger installed; reversed, install it again."""
 
     notify_trigger: ClassVar[str] = "remove"
-
-    def database_forwards(
-        self,
-        app_label: str,
-        schema_editor: BaseDatabaseSchemaEditor,
-        from_state: ProjectState,
-        to_state: ProjectState,
-    ) -> None:
-        """Drop the function, triggers and registry entry."""
-        self._run("remove_sql", schema_editor, from_state)
-
-    def database_backwards(
-        self,
-        app_label: str,
-        schema_editor: BaseDatabaseSchemaEditor,
-        from_state: ProjectState,
-        to_state: ProjectState,
-    ) -> None:
-        """Create them."""
-        self._run("create_sql", schema_editor, to_state)
+    forwards, backwards = "remove_sql", "create_sql"
 
     def describe(self) -> str:
         """For ``sqlmigrate`` and ``migrate --plan``."""
