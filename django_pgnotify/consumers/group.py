@@ -48,7 +48,8 @@ class Group:
     def take_heartbeat(self, beat: Heartbeat) -> bool:
         """Advance over ticks that held nothing for this group; False if something is missing."""
         own = self._known
-        if beat.position.tick <= own.tick:
+        # In the middle of a tick nothing before it is news, and the next part is waited for.
+        if beat.position.tick <= own.tick or self._is_within_later(beat.position.tick):
             return True
         if beat.groups is None or beat.prev > own.tick:
             return False
@@ -108,6 +109,9 @@ class Group:
     def _known(self) -> Position:
         assert self.position is not None  # the hub holds frames until it is known
         return self.position
+
+    def _is_within_later(self, tick: int) -> bool:
+        return self._part is not None and tick < self._part[0]
 
     def _is_next_part(self, frame: GroupFrame) -> bool:
         return frame.part == 1 or self._part == (frame.position.tick, frame.part - 1)
