@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from .clients import Accepted, Client, GroupState, Segment, content_of, rows_of
+from .clients import Accepted, Client, GroupState, Segment, content_of, rows_of, tick_of
 from .truth import Happened, Key, Snapshot, Truth
 
 EXAMPLES = 5
@@ -77,7 +77,7 @@ class _GroupAccount:
             found = self._check_keys(segments)
             self._check_nothing_lost(segments, {one.key for one, _ in found})
             self._check_order(found)
-            self._check_whole(found)
+            self._check_whole(segments)
 
     def _note(self, kind: str, what: object) -> None:
         self.account.note(kind, f"{self.name}: {what}")
@@ -94,9 +94,11 @@ class _GroupAccount:
         keys: set[Key] = set()
         for segment in segments:
             held = None if segment.snapshot is None else Snapshot.of(segment.snapshot)
-            for accepted in segment.accepted:
+            for place, accepted in enumerate(segment.accepted):
+                if place == segment.resumed_after:
+                    held = None
                 self.account.accepted += 1
-                key = (accepted.kind, accepted.pk, accepted.content, accepted.tag)
+                key = _key(accepted)
                 happened = self.by_key.get(key)
                 if happened is None:
                     self._note("never committed", accepted)
@@ -145,13 +147,21 @@ class _GroupAccount:
                 self._note("effect before cause", f"{accepted} before {lowest}")
             lowest = one.xid if lowest is None else min(lowest, one.xid)
 
-    def _check_whole(self, found: Sequence[tuple[Happened, Accepted]]) -> None:
-        steps: dict[int, set[int]] = {}
-        for one, accepted in found:
-            steps.setdefault(one.xid, set()).add(accepted.step)
-        for xid, numbers in steps.items():
-            if len(numbers) > 1:
-                self._note("torn", f"transaction {xid} in steps {sorted(numbers)}")
+    def _check_whole(self, segments: Sequence[Segment]) -> None:
+        """Who was told to stand at a position had all of the transactions up to there."""
+        for segment in segments:
+            start = self.truth.ticks.get(tick_of(segment.start))
+            for accepted in segment.accepted:
+                one = self.by_key.get(_key(accepted))
+                stood = self.truth.ticks.get(accepted.stood)
+                if one is None or stood is None or start is None:
+                    continue  # told by other checks
+                if stood[1].sees(one.xid) and not start[1].sees(one.xid):
+                    self._note("torn", f"{accepted} of {one.xid}")
+
+
+def _key(accepted: Accepted) -> Key:
+    return (accepted.kind, accepted.pk, accepted.content, accepted.tag)
 
 
 def _check_handled(truth: Truth, account: Account) -> None:

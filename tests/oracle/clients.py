@@ -35,8 +35,8 @@ Row = dict[str, Any]
 class Accepted:
     """An event that a client took."""
 
-    step: int
-    """Number of the position that it came before: a step is never half a transaction."""
+    stood: int
+    """The tick of the position at which the client stood: no event up to there is still to come."""
     id: str
     kind: str
     pk: int | None
@@ -61,6 +61,9 @@ class Segment:
     life: int = 0
     """Which page it is: one that was opened anew knows nothing of the one before."""
     accepted: list[Accepted] = field(default_factory=list)
+    resumed_after: int | None = None
+    """Events that it had when the client first came back with a position. What a snapshot saw
+    beyond its position comes again then: a position can't tell of that."""
 
 
 def tick_of(token: str) -> int:
@@ -90,7 +93,6 @@ class GroupState:
         self.duplicates_dropped = 0
         self._asked_since = False
         self._reason = "begin"
-        self._step = 0
         self._life = 0
         self._seen: dict[str, None] = {}
         self._snapshot: list[Row] = []
@@ -148,6 +150,8 @@ class GroupState:
             self.problems.append(f"asked since={self._asked_since}, got {frame}")
         if recovered:
             self.resumes += 1
+            if self.segments and self.segments[-1].resumed_after is None:
+                self.segments[-1].resumed_after = len(self.segments[-1].accepted)
         elif recovered is None and not self.client.takes_snapshots:
             self._begin("begin")
 
@@ -157,7 +161,6 @@ class GroupState:
         self.segments.append(
             Segment(self.position, reached=self.position, reason=reason, life=self._life)
         )
-        self._step += 1
         self._stop_reading()
         self._reading = asyncio.create_task(self._read_state())
 
@@ -182,7 +185,6 @@ class GroupState:
         segment.life = self._life
         segment.reason, self._reason = self._reason, "begin"
         self.segments.append(segment)
-        self._step += 1
         self.rows = {row["id"]: content_of(row) for row in rows}
 
     def _take_events(self, events: list[dict[str, Any]], more: bool) -> None:
@@ -197,8 +199,6 @@ class GroupState:
         if not self.segments:
             self.problems.append("events before anything else")
             return
-        if more:
-            self._reach()  # within a batch the position is that of before it
         for event in fresh:
             self._account(event)
             if self._reading is None:
@@ -213,7 +213,6 @@ class GroupState:
         """Stand at the position of the last frame; a stream's replay may begin before it."""
         assert self.position is not None
         if tick_of(self.position) > tick_of(self.segments[-1].reached):
-            self._step += 1
             self.segments[-1].reached = self.position
 
     def _forget(self, limit: int) -> None:
@@ -234,7 +233,9 @@ class GroupState:
             accepted = (event["pk"], content_of(data), context.get("tag"))
             if event["pk"] != data["id"] or set(context) - {"tag"}:
                 self.problems.append(f"odd event {event}")
-        self.segments[-1].accepted.append(Accepted(self._step, event["id"], kind, *accepted))
+        segment = self.segments[-1]
+        stood = tick_of(segment.reached)
+        segment.accepted.append(Accepted(stood, event["id"], kind, *accepted))
 
     def _apply(self, event: dict[str, Any]) -> None:
         match event["kind"]:

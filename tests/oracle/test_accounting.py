@@ -50,8 +50,8 @@ def truth() -> Truth:
 
 @pytest.fixture
 def accepted(truth: Truth) -> list[Accepted]:
-    """All of the group, each transaction in a step of its own."""
-    return [Accepted(one.xid, str(one.seq), *one.key) for one in truth.by_group["room-0"]]
+    """All of the group, each transaction after the client stood at the tick before it."""
+    return [Accepted(one.xid - 11, str(one.seq), *one.key) for one in truth.by_group["room-0"]]
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_an_effect_before_its_cause_in_another_row_is_found(
 
 
 def test_a_torn_transaction_is_found(settle: Any, accepted: list[Accepted]) -> None:
-    accepted[1] = dataclasses.replace(accepted[1], step=12)
+    accepted[1] = dataclasses.replace(accepted[1], stood=1)
     assert settle(Group(accepted)) == {"torn": 1}
 
 
