@@ -162,3 +162,41 @@ async def test_runs_on_redis_where_redis_url_names_one(
     env = {"DATABASE_URL": database_url, "REDIS_URL": redis.url}
     with RunningDemo(tmp_path, env=env) as demo:
         assert await first_events(demo, UPDATE) == ["by hand"]
+
+
+DAPHNE_LIMIT = 1024 * 1024
+"""Bytes of a message beyond which Daphne ends the connection."""
+ROWS = 100_000
+MANY = """
+    INSERT INTO orders_order (customer_id, status, total, note, created_at, updated_at)
+    SELECT (SELECT min(id) FROM orders_customer), 'new', 1, 'many', now(), now()
+    FROM generate_series(1, 100000)
+"""
+HUGE = "SELECT pgnotify_publish('desk', to_jsonb(repeat('x', 20000000)), ARRAY['orders'])"
+
+
+async def test_a_transaction_of_100_000_rows_and_an_event_of_20_mb_pass_daphne(
+    database_url: str, tmp_path: Path
+) -> None:
+    seen: set[int] = set()
+    with RunningDemo(tmp_path, env={"DATABASE_URL": database_url}) as demo:
+        headers = {"Origin": f"http://{demo.host}"}
+        url = f"ws://{demo.host}/ws/orders/"
+        async with (
+            asyncio.timeout(3 * END_SECONDS),
+            connect(url, additional_headers=headers, max_size=DAPHNE_LIMIT) as socket,
+        ):
+            await socket.send(json.dumps({"type": "subscribe", "group": "orders"}))
+            while json.loads(await socket.recv())["type"] != "subscribed":
+                pass
+            await asyncio.to_thread(demo.psql, MANY)
+            await asyncio.to_thread(demo.psql, HUGE)
+            while True:
+                frame = json.loads(await socket.recv())
+                events = frame["events"] if frame["type"] == "events" else []
+                seen.update(e["pk"] for e in events if e["topic"] == "order_changes")
+                if events and events[-1]["topic"] == "desk":
+                    break
+    assert len(seen) == ROWS
+    assert events[-1]["truncated"] is True
+    assert "data" not in events[-1]
