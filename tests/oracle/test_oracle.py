@@ -59,6 +59,7 @@ def test_every_client_ends_with_the_table_when_nothing_fails(
     assert outcome.connects == len(CLIENTS)
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_client_ends_with_the_table_whatever_is_killed_cut_or_frozen(
     servers: Callable[..., tuple[object, Redis | None]], stack: ExitStack, layer: str
