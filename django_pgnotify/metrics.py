@@ -77,8 +77,10 @@ async def serving(metrics: Metrics, port: int) -> AsyncIterator[int]:
             writer.close()
 
     server = await asyncio.start_server(answer, port=port)
+    # With port 0 the IPv6 socket has a port of its own; IPv4's number is the lower family.
+    listening = min(server.sockets, key=lambda one: one.family)
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield listening.getsockname()[1]
     finally:
         server.close()
 
