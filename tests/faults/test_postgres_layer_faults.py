@@ -120,9 +120,7 @@ async def test_a_terminated_listener_listens_again_without_any_restart(
         assert await cursor.fetchone() == (1,)
         assert await arrives(there, here, name, within=SOON_SECONDS)
         # A message may be there a moment before the layer's own probe is.
-        async with asyncio.timeout(SOON_SECONDS):
-            while "layer_recovered" not in said(caplog):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await logged(caplog, "layer_recovered")
         assert said(caplog) == ["layer_lost", "layer_recovered"]
 
 
