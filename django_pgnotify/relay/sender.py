@@ -54,8 +54,11 @@ class Layer:
 
     async def send(self, group: str, message: dict[str, Any]) -> None:
         """Hand over one message; raises whatever the layer raises."""
-        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-            await self._layer.group_send(wire_name(group, self._alias), message)
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                await self._layer.group_send(wire_name(group, self._alias), message)
+        finally:
+            _heed_cancellation()
         self._metrics.frames += 1
         if self._down:
             self._down = False
@@ -143,6 +146,15 @@ class Sender:
             else:
                 self._progress.frame_sent(frame.group, frame.message["tick"])
             lane.task_done()
+
+
+def _heed_cancellation() -> None:
+    """Raise CancelledError if this task is to end. redis-py takes a cancellation during a connect
+    for a success or a failure; a lane that went on after it would keep the whole session from
+    ending, and so this process from ever leading again."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def without_data(message: dict[str, Any]) -> dict[str, Any]:
