@@ -8,6 +8,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from .bell import RING, ring_sql
+
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -23,14 +25,15 @@ def function_names() -> tuple[str, ...]:
 
 @cache
 def template() -> str:
-    """The text of ``sql/objects.sql``; ``@schema@`` stands for the schema."""
+    """The text of ``sql/objects.sql``; ``@schema@`` stands for the schema, ``@ring@`` for what
+    rings its bell."""
     return (resources.files(__package__) / "sql" / "objects.sql").read_text()
 
 
 @cache
 def version() -> str:
     """Short hash of the SQL objects' text: what post_migrate compares."""
-    return hashlib.sha256(template().encode()).hexdigest()[:16]
+    return hashlib.sha256((template() + RING).encode()).hexdigest()[:16]
 
 
 def schema_of_ledger(connection: BaseDatabaseWrapper) -> str | None:
@@ -62,7 +65,7 @@ def install_sql(connection: BaseDatabaseWrapper, schema: str) -> str:
     """The complete idempotent SQL for one schema."""
     quoted = connection.ops.quote_name(schema)
     return (
-        template().replace("@schema@", quoted)
+        template().replace("@schema@", quoted).replace("@ring@", ring_sql(schema))
         + f"\nCOMMENT ON TABLE {quoted}.{LEDGER_TABLE} IS '{version()}';\n"
     )
 

@@ -58,7 +58,8 @@ class Compiler:
         self.model = model
         self.editor = schema_editor
         self.quote = schema_editor.connection.ops.quote_name
-        self.ledger = self.quote(schema_for_ledger(schema_editor.connection))
+        self.schema = schema_for_ledger(schema_editor.connection)
+        self.ledger = self.quote(self.schema)
 
     @cached_property
     def function(self) -> str:
@@ -94,6 +95,7 @@ class Compiler:
         """CREATE FUNCTION with everything that it needs."""
         return TriggerFunction(
             name=self.function,
+            schema=self.schema,
             ledger=self.ledger,
             topic=self.trigger.topic,
             model=self.model._meta.label_lower,

@@ -3,9 +3,12 @@
 The function must never fail the statement that fired it. So it works in a block with an
 exception handler, and what the block can't say (a column renamed between two migrations, values
 too large for memory) becomes one ``truncated`` event for the whole statement: without a key, since
-in such a moment nobody can tell which groups may know it. The usual statement touches few rows: its
-events are read into a variable and inserted outside of the block, so that no subtransaction gets an
-xid; only bulk statements insert inside.
+in such a moment nobody can tell which groups may know it. Events are gathered in an array. The usual
+statement's fit one ledger row, which is inserted outside of the block, so that no subtransaction
+gets an xid; only a bulk statement inserts inside.
+
+What a statement of one row costs is hardly its rows but the number of queries: PostgreSQL sets each
+up anew. An expression without a table is none, and costs next to nothing.
 """
 
 from __future__ import annotations
@@ -13,20 +16,19 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from ..ledger.bell import ring_sql
 from ..ledger.install import literal
-from .queries import EVENT_BYTES, EventQueries, may_be_large
+from .queries import EventQueries
 from .relation import Relation
 
 OLD_ROWS, NEW_ROWS = "pgnotify_old", "pgnotify_new"
-# Rows of a statement whose events fit into one ledger row, and into one value of 1 GB even if each
-# is as large as EVENT_BYTES allows.
-SMALL_ROWS = 50
-CHUNK_ROWS = 1000  # rows of a bulk statement in one ledger row
+CHUNK_ROWS = 1000  # events of a bulk statement in one ledger row
 CHUNK_BYTES = 4 * 1024 * 1024  # of one ledger row, unless a single event is larger
 # After larger rows, and after one of so many smaller ones, the trigger looks how large the ledger
 # is: 16 MiB go by between two looks, some microseconds each.
 WATCH_BYTES = 64 * 1024
 WATCH_EVERY = 256
+MISSING = "('42P01', '3F000')"  # undefined_table, invalid_schema_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,10 @@ class TriggerFunction:
 
     name: str
     """Qualified and quoted."""
+    schema: str
+    """The ledger's schema."""
     ledger: str
-    """The ledger's schema, quoted."""
+    """The same, quoted."""
     topic: str
     model: str
     """``label_lower``."""
@@ -53,39 +57,36 @@ class TriggerFunction:
             f"TG_OP = '{operation.upper()}' THEN{self._branch(operation)}"
             for operation in self.operations
         )
-        registry, ledger = (f"{self.ledger}.django_pgnotify_{t}" for t in ("trigger", "ledger"))
         body = f"""
 #variable_conflict use_column
 DECLARE
     _pgn_schema text; -- of the declared table
-    _pgn_nested boolean;
-    _pgn_rows bigint;
-    _pgn_changes text;
+    _pgn_nested boolean := false;
+    _pgn_moved boolean := false;
+    _pgn_event text;
+    _pgn_events text[] := '{{}}';
+    _pgn_bytes bigint := 0;
 BEGIN
     BEGIN
-        IF to_regclass({literal(registry)}) IS NULL OR to_regclass({literal(ledger)}) IS NULL THEN
-            RETURN NULL; -- not installed yet, or any more
-        END IF;
-        {self._registered(registry)}
-        IF _pgn_schema IS NULL THEN
-            RETURN NULL; -- attached to a table that nobody declared; or the ledger is full
-        END IF;
+        {self._registered()}
         {self._note_nesting()}
         IF {branches}
         END IF;
     EXCEPTION WHEN OTHERS THEN
+        IF _pgn_schema IS NULL AND SQLSTATE IN {MISSING} THEN
+            RETURN NULL; -- the ledger is not installed yet, or any more
+        END IF;
         RAISE WARNING 'django_pgnotify: trigger % on % could not tell what happened: %',
             TG_NAME, TG_TABLE_NAME, SQLERRM;
         IF _pgn_schema IS NULL THEN
             RETURN NULL; -- not even if it may
         END IF;
-        _pgn_changes := {self._whole(truncated=True)};
+        _pgn_events := ARRAY[{self._whole(truncated=True)}];
     END;
-    IF _pgn_changes IS NOT NULL THEN
-        INSERT INTO {self.ledger}.django_pgnotify_ledger (topic, model, changes, context, context_keys)
-        VALUES ({self._row("_pgn_changes")});
-        PERFORM {self.ledger}.pgnotify_ring();
-        IF octet_length(_pgn_changes) > {WATCH_BYTES}
+    IF cardinality(_pgn_events) > 0 THEN
+        {self._insert()}
+        {ring_sql(self.schema)}
+        IF _pgn_bytes > {WATCH_BYTES}
             OR date_part('microseconds', clock_timestamp())::int % {WATCH_EVERY} = 0
         THEN
             PERFORM {self.ledger}.pgnotify_watch();
@@ -101,50 +102,45 @@ END """
             f"REVOKE ALL ON FUNCTION {self.name}() FROM PUBLIC;\n"
         )
 
-    def _registered(self, registry: str) -> str:
-        """Set ``_pgn_schema`` if the table is declared: by oid, or by name after a restore that
-        gave it another. Two look-ups by index: tenants make the registry long. And not if the
-        ledger is full: one query costs less than two."""
-        room = f"NOT EXISTS (SELECT FROM {self.ledger}.django_pgnotify_full)"
-        mine = f"FROM {registry} AS r WHERE r.name = {literal(self.topic)} AND"
+    def _table(self, name: str) -> str:
+        return literal(f"{self.ledger}.django_pgnotify_{name}")
+
+    def _registered(self) -> str:
+        """End for a full ledger, and for a table that nobody declared; else set ``_pgn_schema``.
+        Without ledger or registry the first query raises: a ``regclass`` in it is looked up
+        when it is planned, and again after a DROP."""
+        full = f"{self.ledger}.django_pgnotify_full"
+        known = f"f.tableoid NOT IN ({self._table('ledger')}::regclass, {self._table('trigger')}::regclass)"
+        return f"""IF EXISTS (SELECT FROM {full} AS f WHERE {known}) THEN
+            RETURN NULL;
+        END IF;
+        {self._declared()}
+        IF _pgn_schema IS NULL THEN
+            RETURN NULL; -- attached to a table that nobody declared
+        END IF;"""
+
+    def _declared(self) -> str:
+        """Set ``_pgn_schema`` if the table is declared: by the name that it had when this was
+        installed, which costs nothing; else by its oid, or its name after a restore that gave
+        it another oid. Two look-ups by index: tenants make the registry long."""
+        mine = f"FROM {self.ledger}.django_pgnotify_trigger AS r WHERE r.name = {literal(self.topic)} AND"
         if not self.relation.by_row:
-            return (
-                f"IF (EXISTS (SELECT {mine} r.relation = TG_RELID) OR EXISTS (SELECT {mine}"
-                f' (r.schema, r."table") = (TG_TABLE_SCHEMA, TG_TABLE_NAME))) AND {room}'
-                " THEN _pgn_schema := TG_TABLE_SCHEMA; END IF;"
-            )
+            schema, name = literal(self.relation.schema), literal(self.relation.name)
+            return f"""IF TG_TABLE_NAME = {name} AND TG_TABLE_SCHEMA = {schema} THEN
+            _pgn_schema := TG_TABLE_SCHEMA;
+        ELSIF EXISTS (SELECT {mine} r.relation = TG_RELID)
+            OR EXISTS (SELECT {mine} (r.schema, r."table") = (TG_TABLE_SCHEMA, TG_TABLE_NAME))
+        THEN
+            _pgn_schema := TG_TABLE_SCHEMA;
+        END IF;"""
         # The trigger is cloned to partitions, so an ancestor may be what was declared.
         return (
             "SELECT s.nspname INTO _pgn_schema FROM pg_class AS c"
             " JOIN pg_namespace AS s ON s.oid = c.relnamespace"
             " WHERE c.oid IN (SELECT TG_RELID UNION SELECT pg_partition_ancestors(TG_RELID))"
             f" AND (EXISTS (SELECT {mine} r.relation = c.oid) OR EXISTS (SELECT {mine}"
-            f' (r.schema, r."table") = (s.nspname, c.relname))) AND {room};'
+            f' (r.schema, r."table") = (s.nspname, c.relname)));'
         )
-
-    def _branch(self, operation: str) -> str:
-        if operation == "truncate":
-            return f"""
-            _pgn_changes := {self._whole()};"""
-        query = self._query(operation)
-        few = f"""SELECT '[' || string_agg({self._event()}, ',') || ']' INTO _pgn_changes
-            FROM ({query}) AS "~e" (head, data, tail);"""
-        if self.relation.by_row:
-            count = "_pgn_rows := 1;"
-        else:
-            rows = OLD_ROWS if operation == "delete" else NEW_ROWS
-            count = f'SELECT count(*) INTO _pgn_rows FROM (SELECT FROM {rows} LIMIT {SMALL_ROWS + 1}) AS "~c";'
-        return f"""
-            {count}
-            IF _pgn_rows BETWEEN 1 AND {SMALL_ROWS} AND NOT _pgn_nested THEN
-            {few}
-            END IF;
-            IF _pgn_rows > {SMALL_ROWS} OR _pgn_nested
-                OR _pgn_rows > 1 AND octet_length(_pgn_changes) > {CHUNK_BYTES}
-            THEN
-                _pgn_changes := NULL;
-                {self._bulk(query)}
-            END IF;{self._catch_up(operation)}"""
 
     def _note_nesting(self) -> str:
         """A user's AFTER ROW triggers run before statement triggers. Where they wrote this table,
@@ -154,71 +150,76 @@ END """
         setting = "current_setting('django_pgnotify.nested', true)"
         topic = literal(f",{self.topic},")
         stamp = "extract(epoch FROM statement_timestamp())::text"
-        return f"""_pgn_nested := coalesce(
-            strpos({setting}, {topic}) > 0 AND starts_with({setting}, {stamp}), false);
+        return f"""IF {setting} <> '' THEN
+            _pgn_nested := strpos({setting}, {topic}) > 0 AND starts_with({setting}, {stamp});
+        END IF;
         IF pg_trigger_depth() > 1 AND NOT _pgn_nested THEN
             PERFORM set_config('django_pgnotify.nested',
                 CASE WHEN starts_with({setting}, {stamp}) THEN {setting} ELSE {stamp} END || {topic}, true);
         END IF;"""
 
-    def _catch_up(self, operation: str) -> str:
-        if operation == "delete" or "update" not in self.operations:
-            return ""
-        new = self.relation.record("NEW") if self.relation.by_row else NEW_ROWS
-        return f"""
-            IF _pgn_nested THEN
-                {self._bulk(self.queries.caught_up(new, self.relation.qualified))}
-            END IF;"""
-
-    def _query(self, operation: str) -> str:
+    def _branch(self, operation: str) -> str:
+        """Gather the events of an operation."""
+        if operation == "truncate":
+            return f"""
+            _pgn_events := ARRAY[{self._whole()}];"""
+        by_row = self.relation.by_row
         old, new = (
             (self.relation.record("OLD"), self.relation.record("NEW"))
-            if self.relation.by_row
+            if by_row
             else (OLD_ROWS, NEW_ROWS)
         )
-        match operation:
-            case "insert":
-                return self.queries.insert(new)
-            case "delete":
-                return self.queries.delete(old)
-        return self.queries.update(old, new)
+        if operation == "delete":
+            return self._gather(self.queries.delete(old))
+        what = self._gather(self.queries.insert(new))
+        if operation == "update":
+            what = self._gather_update(old, new)
+        if "update" not in self.operations:
+            return what
+        now = self.queries.now(new, self.relation.qualified)
+        return f"""{what}
+            IF _pgn_nested THEN{self._gather_update(new, now)}
+            END IF;"""
 
-    def _event(self) -> str:
-        data = '"~e".data'
-        if any(may_be_large(column) for column in self.queries.data):
-            data = (
-                f'CASE WHEN octet_length("~e".data) <= {EVENT_BYTES} THEN "~e".data '
-                "ELSE ',\"truncated\":true' END"
-            )
-        return f'"~e".head || {data} || "~e".tail'
+    def _gather_update(self, old: str, new: str) -> str:
+        moves = self._gather(self.queries.moves(old, new))
+        if "update" not in self.queries.on:
+            return moves
+        stays = self.queries.update(old, new)
+        return f"""{self._gather(stays, unless="_pgn_moved := true;")}
+            IF _pgn_moved THEN
+                _pgn_moved := false;{moves}
+            END IF;"""
 
-    def _bulk(self, query: str) -> str:
-        changes = """'[' || string_agg("~c".event, ',') || ']'"""
-        return f"""INSERT INTO {self.ledger}.django_pgnotify_ledger
-                    (topic, model, changes, context, context_keys)
-                SELECT {self._row(changes)}
-                FROM (
-                    SELECT "~w".event, ("~w".place - 1) / {CHUNK_ROWS} AS by_rows,
-                        "~w".bytes / {CHUNK_BYTES} AS by_bytes
-                    FROM (
-                        SELECT "~x".event, row_number() OVER () AS place,
-                            sum(octet_length("~x".event)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes
-                        FROM (SELECT {self._event()} AS event
-                            FROM ({query}) AS "~e" (head, data, tail)) AS "~x"
-                    ) AS "~w"
-                ) AS "~c"
-                GROUP BY by_rows, by_bytes ORDER BY by_rows, by_bytes;
-                IF FOUND THEN
-                    PERFORM {self.ledger}.pgnotify_ring();
+    def _gather(self, query: str, unless: str = "") -> str:
+        """Add the query's events to the array, and put it into the ledger when it is full.
+        `unless` is done instead for an event that is NULL."""
+        skip = f"IF _pgn_event IS NULL THEN {unless} CONTINUE; END IF;" if unless else ""
+        return f"""
+            FOR _pgn_event IN
+                {query}
+            LOOP
+                {skip}
+                IF cardinality(_pgn_events) >= {CHUNK_ROWS}
+                    OR _pgn_bytes + octet_length(_pgn_event) > {CHUNK_BYTES} AND _pgn_bytes > 0
+                THEN
+                    {self._insert()}
+                    _pgn_events := '{{}}';
+                    _pgn_bytes := 0;
                     PERFORM {self.ledger}.pgnotify_watch();
-                END IF;"""
+                END IF;
+                _pgn_events := array_append(_pgn_events, _pgn_event);
+                _pgn_bytes := _pgn_bytes + octet_length(_pgn_event);
+            END LOOP;"""
 
-    def _row(self, changes: str) -> str:
+    def _insert(self) -> str:
         keys = ", ".join(literal(key) for key in self.context)
         return (
-            f"{literal(self.topic)}, {literal(self.model)}, {changes}, "
+            f"INSERT INTO {self.ledger}.django_pgnotify_ledger (topic, model, changes, context, context_keys)\n"
+            f"        VALUES ({literal(self.topic)}, {literal(self.model)}, "
+            "'[' || array_to_string(_pgn_events, ',') || ']', "
             "nullif(current_setting('django_pgnotify.context', true), ''), "
-            + (f"ARRAY[{keys}]" if keys else "NULL")
+            + (f"ARRAY[{keys}]);" if keys else "NULL);")
         )
 
     def _whole(self, *, truncated: bool = False) -> str:
@@ -227,10 +228,10 @@ END """
         templates = [g.template.text for g in self.queries.groups if g.of_row]
         shown = f',"templates":{json.dumps(templates)}' if templates else ""
         pieces = [
-            literal('[{"kind":"'),
+            literal('{"kind":"'),
             "lower(TG_OP)",
             literal(f'","pk":null{flag},"groups":'),
             self.queries.static_groups_json(),
-            literal(shown + "}]"),
+            literal(shown + "}"),
         ]
         return " || ".join(pieces)

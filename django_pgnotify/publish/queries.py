@@ -1,8 +1,8 @@
 """Install: the queries by which a trigger function turns changed rows into JSON events.
 
-Each query gives rows (head, data, tail) of JSON text: ``head || data || tail`` is an event, and
-``data`` is NULL where it would be too large to build. Aliases hold a ``~``, since a user's column
-of an alias's name would hide the row behind it.
+Each query gives one event a row, as JSON text. PostgreSQL sets up an expression anew for every
+statement that fires the trigger, so that short expressions are what single writes pay for. Aliases
+hold a ``~``, since a user's column of an alias's name would hide the row behind it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ FIXED_SIZE = (
     models.TimeField,
     models.DurationField,
     models.FloatField,
+    models.DecimalField,  # 131,072 digits before the point and 16,383 after it
 )
 
 
@@ -55,6 +56,11 @@ class EventQueries:
         """True if an update can move a row between groups or over the condition."""
         return self.condition is not None or any(group.of_row for group in self.groups)
 
+    @property
+    def _large(self) -> list[Column]:
+        """Disclosed columns whose values could pass the size of an event."""
+        return [column for column in self.data if may_be_large(column)]
+
     def insert(self, source: str) -> str:
         """Events of inserted rows; ``source`` is what stands in FROM."""
         return self._plain("insert", source, NEW)
@@ -64,96 +70,125 @@ class EventQueries:
         return self._plain("delete", source, OLD)
 
     def update(self, old: str, new: str) -> str:
-        """Events of updated rows: updates, and deletes and inserts where a row or its key moved."""
-        joined = (
-            f"{self._from(old, OLD)}\nFULL JOIN {self._from(new, NEW)} ON {self._same_key()}"
-        )
-        return self._moving_update(joined) if self.rows_move else self._plain_update(joined)
-
-    def caught_up(self, new: str, table: str) -> str:
-        """What the rows of a statement have become since it wrote them, as events of an update."""
-        keys = ", ".join(str(self.quote(column.field.column)) for column in self.pk)
-        now = f'(SELECT "~u".* FROM {table} AS "~u" WHERE ({keys}) IN (SELECT {keys} FROM {new} AS "~k"))'
-        return self.update(new, now)
-
-    def groups_json(self, row: str = NEW) -> str:
-        """JSON text of the names of a row's groups."""
-        return (
-            f"{self.ledger}.pgnotify_names({self._group_array(row)})"
-            if sum(not group.template.is_static for group in self.groups) > 1
-            else self._few_groups_json(row)
+        """Events of updated rows that stay where they are; NULL for each row that does not: its
+        key has changed, or it moved between groups or over the condition."""
+        differs = f'{NEW}."~in" AND {self._differs()}' if self.condition else self._differs()
+        return self._event(
+            literal('{"kind":"update","pk":') + f" || {self._pk(NEW)}",
+            self._data(NEW),
+            f"{self._changed_json()} || {self._tail(self.groups_json(NEW))}",
+            source=f"{self._pairs(old, new)}\nWHERE {self._moves()} OR {differs}",
+            only_if=f"NOT {self._moves()}",
         )
 
-    def static_groups_json(self) -> str:
-        """JSON text of the groups that do not depend on a row."""
-        static = [self._group(group, NEW) for group in self.groups if not group.of_row]
-        return _array(static)
-
-    # Shapes of events
-
-    def _plain(self, kind: str, source: str, row: str) -> str:
-        head = literal(f'{{"kind":"{kind}","pk":')
-        where = f'\nWHERE {row}."~in"' if self.condition else ""
-        return (
-            f"SELECT {head} || {self._pk(row)}, {self._data(row)}, "
-            f"',\"groups\":' || {self.groups_json(row)} || '}}'\nFROM {self._from(source, row)}{where}"
-        )
-
-    def _plain_update(self, joined: str) -> str:
-        gone, came = f"{NEW}.{self._key()} IS NULL", f"{OLD}.{self._key()} IS NULL"
-        kind = f"CASE WHEN {came} THEN 'insert' WHEN {gone} THEN 'delete' ELSE 'update' END"
-        return (
-            f'SELECT \'{{"kind":"\' || {kind} || \'","pk":\' || {self._either(gone, self._pk)}, '
-            f"{self._either(gone, self._data)}, "
-            f"CASE WHEN {came} OR {gone} THEN '' ELSE {self._changed_json()} END"
-            f" || ',\"groups\":' || {self.groups_json()} || '}}'\n"
-            f"FROM {joined}\nWHERE {came} OR {gone} OR {self._differs()}"
-        )
-
-    def _moving_update(self, joined: str) -> str:
+    def moves(self, old: str, new: str) -> str:
+        """Events of the updated rows for which ``update`` gives NULL: deletes and inserts, and
+        updates in the groups that they stay in."""
         gone, came = f"{NEW}.{self._key()} IS NULL", f"{OLD}.{self._key()} IS NULL"
         deleted = "\"~v\".kind = 'delete'"
         changed = (
             f"CASE WHEN \"~v\".kind = 'update' THEN {self._changed_json()} "
             f"WHEN {came} OR {gone} THEN '' ELSE ',\"moved\":true' END"
         )
-        return (
-            f'SELECT \'{{"kind":"\' || "~v".kind || \'","pk":\' || {self._either(deleted, self._pk)}, '
-            f"{self._either(deleted, self._data)}, "
-            f"{changed} || ',\"groups\":' || {self.ledger}.pgnotify_names(\"~v\".names) || '}}'\n"
-            f"FROM {joined}\n"
-            # OFFSET 0 keeps the planner from repeating the expressions wherever they are used.
-            f"CROSS JOIN LATERAL (SELECT {self._inside(OLD)}, {self._inside(NEW)},"
-            f' {self._group_array(OLD)}, {self._group_array(NEW)} OFFSET 0) AS "~g"'
-            " (was_in, is_in, old, new)\n"
-            f'CROSS JOIN LATERAL (VALUES {self._moves()}) AS "~v" (kind, report, names)\n'
-            'WHERE "~v".report'
+        names = f'{self.ledger}.pgnotify_names("~v".names)'
+        return self._event(
+            f'\'{{"kind":"\' || "~v".kind || \'","pk":\' || {self._either(deleted, self._pk)}',
+            self._either(deleted, self._data),
+            f"{changed} || {self._tail(names)}",
+            source=(
+                f"{self._pairs(old, new)}\n"
+                # OFFSET 0 keeps the planner from repeating the expressions wherever they are used.
+                f"CROSS JOIN LATERAL (SELECT {self._inside(OLD)}, {self._inside(NEW)},"
+                f' {self._group_array(OLD)}, {self._group_array(NEW)} OFFSET 0) AS "~g"'
+                " (was_in, is_in, old, new)\n"
+                f'CROSS JOIN LATERAL (VALUES {self._kinds()}) AS "~v" (kind, report, names)\n'
+                f'WHERE {self._moves()} AND "~v".report'
+            ),
         )
 
+    def now(self, new: str, table: str) -> str:
+        """What the rows of a statement have become since it wrote them, to stand in FROM."""
+        keys = ", ".join(str(self.quote(column.field.column)) for column in self.pk)
+        return f'(SELECT "~u".* FROM {table} AS "~u" WHERE ({keys}) IN (SELECT {keys} FROM {new} AS "~k"))'
+
+    def groups_json(self, row: str = NEW) -> str:
+        """JSON text of the names of a row's groups."""
+        static = [group.template.text for group in self.groups if group.template.is_static]
+        computed = [self._group(g, row) for g in self.groups if not g.template.is_static]
+        if not computed:
+            return literal(json.dumps(static, separators=(",", ":")))
+        if not static and len(computed) > 1:
+            return f"{self.ledger}.pgnotify_names({self._group_array(row)})"
+        first = json.dumps(static, separators=(",", ":"))[:-1]
+        quote = ',"' if static else '"'
+        names = [f"coalesce('{quote}' || {name} || '\"', '')" for name in computed]
+        return " || ".join([literal(first), *names, "']'"])
+
+    def static_groups_json(self) -> str:
+        """JSON text of the groups that do not depend on a row."""
+        return _array([self._group(group, NEW) for group in self.groups if not group.of_row])
+
+    # Shapes of events
+
+    def _event(self, head: str, data: str, tail: str, *, source: str, only_if: str = "") -> str:
+        """SELECT the event's text: ``head || data || tail``. Where ``data`` may be too large for
+        an event, it is built once, behind a fence, and looked at."""
+        fits = data
+        if self._large:
+            source = (
+                f"(SELECT {head}, {data}, {tail}{', ' + only_if if only_if else ''}\n"
+                f'FROM {source} OFFSET 0) AS "~e" (head, data, tail{", stays" if only_if else ""})'
+            )
+            head, tail, only_if = '"~e".head', '"~e".tail', only_if and '"~e".stays'
+            fits = (
+                f'CASE WHEN octet_length("~e".data) <= {EVENT_BYTES} THEN "~e".data '
+                "ELSE ',\"truncated\":true' END"
+            )
+        event = f"{head} || {fits} || {tail}"
+        return f"SELECT {f'CASE WHEN {only_if} THEN {event} END' if only_if else event}\nFROM {source}"
+
+    def _plain(self, kind: str, source: str, row: str) -> str:
+        where = f'\nWHERE {row}."~in"' if self.condition else ""
+        return self._event(
+            literal(f'{{"kind":"{kind}","pk":') + f" || {self._pk(row)}",
+            self._data(row),
+            self._tail(self.groups_json(row)),
+            source=f"{self._from(source, row)}{where}",
+        )
+
+    def _pairs(self, old: str, new: str) -> str:
+        # FULL JOIN, of which PostgreSQL makes no nested loop: the plan that a session keeps may
+        # have been made for a statement of one row.
+        return f"{self._from(old, OLD)}\nFULL JOIN {self._from(new, NEW)} ON {self._same_key()}"
+
+    def _tail(self, groups: str) -> str:
+        return f"',\"groups\":' || {groups} || '}}'"
+
     def _moves(self) -> str:
-        stays = '("~g".was_in AND "~g".is_in AND "~g".old COLLATE "C" = "~g".new)'  # what most rows do
+        """True of a pair that is no plain update. Never NULL."""
+        reasons = [f"{NEW}.{self._key()} IS NULL", f"{OLD}.{self._key()} IS NULL"]
+        if self.condition:
+            reasons.append(f'{OLD}."~in" <> {NEW}."~in"')
+        columns = {c.field.column: c for g in self.groups for c in g.columns if c is not None}
+        reasons += [f"NOT {self._same(column)}" for column in columns.values()]
+        return "(" + " OR ".join(reasons) + ")"
+
+    def _kinds(self) -> str:
         both = f'{self.ledger}.pgnotify_both("~g".old, "~g".new)'
         rows = []
         if {"update", "delete"} & set(self.on):
-            rows.append(self._leaving("delete", stays, "was_in", "is_in", "old", "new"))
+            rows.append(self._leaving("delete", "was_in", "is_in", "old", "new"))
         if "update" in self.on:
-            updated = (
-                f'"~g".was_in AND "~g".is_in AND {self._differs()}'
-                f" AND ({stays} OR {both} <> '{{}}')"
-            )
-            rows.append(
-                f"('update', {updated}, CASE WHEN {stays} THEN \"~g\".new ELSE {both} END)"
-            )
+            updated = f'"~g".was_in AND "~g".is_in AND {self._differs()} AND {both} <> \'{{}}\''
+            rows.append(f"('update', {updated}, {both})")
         if {"update", "insert"} & set(self.on):
-            rows.append(self._leaving("insert", stays, "is_in", "was_in", "new", "old"))
+            rows.append(self._leaving("insert", "is_in", "was_in", "new", "old"))
         return ",\n".join(rows)
 
-    def _leaving(
-        self, kind: str, stays: str, here: str, there: str, mine: str, its: str
-    ) -> str:
+    def _leaving(self, kind: str, here: str, there: str, mine: str, its: str) -> str:
         """An entry of VALUES for the groups that the row has on one side only."""
         names = (
-            f"CASE WHEN {stays} THEN '{{}}' WHEN \"~g\".{there}"
+            f'CASE WHEN "~g".{there}'
             f' THEN {self.ledger}.pgnotify_only("~g".{mine}, "~g".{its}) ELSE "~g".{mine} END'
         )
         return (
@@ -197,11 +232,16 @@ class EventQueries:
         )
 
     def _changed_json(self) -> str:
-        names = ", ".join(
-            f"CASE WHEN NOT {self._same(column)} THEN {literal(json.dumps(column.name))} END"
+        # A pair has the same key, so that only other columns can differ.
+        keys = {column.field.column for column in self.pk}
+        names = " || ".join(
+            f"CASE WHEN {self._same(column)} THEN '' ELSE {literal(',' + json.dumps(column.name))} END"
             for column in self.data
+            if column.field.column not in keys
         )
-        return f"',\"changed\":[' || array_to_string(ARRAY[{names}], ',') || ']'"
+        return (
+            f"',\"changed\":[' || ltrim({names}, ',') || ']'" if names else "',\"changed\":[]'"
+        )
 
     def _either(self, condition: str, expression: Any) -> str:
         return f"CASE WHEN {condition} THEN {expression(OLD)} ELSE {expression(NEW)} END"
@@ -220,11 +260,10 @@ class EventQueries:
                 f"{literal(start + json.dumps(column.name) + ':')} || {self._json(row, column)}"
             )
         built = " || ".join([*pairs, "'}'"])
-        large = [column for column in self.data if may_be_large(column)]
-        if not large:
+        if not self._large:
             return built
         size = " + ".join(
-            f"{self.ledger}.pgnotify_size({self._ref(row, column)})" for column in large
+            f"{self.ledger}.pgnotify_size({self._ref(row, column)})" for column in self._large
         )
         return f"CASE WHEN {size} <= {EVENT_BYTES} THEN {built} END"
 
@@ -239,9 +278,6 @@ class EventQueries:
     def _group_array(self, row: str) -> str:
         names = ", ".join(self._group(group, row) for group in self.groups)
         return f"array_remove(ARRAY[{names}]::text[], NULL)"  # the relay takes each name once
-
-    def _few_groups_json(self, row: str) -> str:
-        return _array([self._group(group, row) for group in self.groups])
 
     def _group(self, group: Group, row: str) -> str:
         template = group.template

@@ -10,11 +10,11 @@ from psycopg import OperationalError, errors, sql
 
 from ..connecting import connect_listener
 from ..exceptions import ListenerRefused
+from ..ledger.bell import BELL_PG_CHANNEL
 from ..publish.live import LIVE_PG_CHANNEL
 from .connections import Connection, aborted_after
 from .queues import LiveQueue
 
-BELL_PG_CHANNEL = "django_pgnotify_bell"
 APPLICATION_NAME = "django_pgnotify listener"
 
 

@@ -549,6 +549,24 @@ def test_without_the_ledger_a_write_goes_on(Thing: Any, tables: str) -> None:
     Thing.objects.all().delete()
 
 
+@pytest.mark.parametrize(
+    "table", ["django_pgnotify_ledger", "django_pgnotify_trigger", "django_pgnotify_full"]
+)
+def test_a_warm_session_survives_the_loss_of_our_tables(
+    Thing: Any, ledger: Ledger, table: str
+) -> None:
+    Thing.objects.create(text="a")
+    Thing.objects.update(text="b")
+    run(f"ALTER TABLE {table} RENAME TO made_away")
+    Thing.objects.create(text="c")
+    Thing.objects.update(text="d")
+    Thing.objects.all().delete()
+    run(f"ALTER TABLE made_away RENAME TO {table}")
+    assert [c["kind"] for c in ledger.take()] == ["insert", "update"]
+    Thing.objects.create(text="e")
+    assert [c["kind"] for c in ledger.take()] == ["insert"]
+
+
 def test_without_the_registry_a_write_goes_on(Thing: Any, ledger: Ledger) -> None:
     run("DROP TABLE django_pgnotify_trigger")
     Thing.objects.create(text="a")

@@ -123,7 +123,8 @@ CREATE OR REPLACE FUNCTION @schema@.pgnotify_json(bigint) RETURNS text
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_json(numeric) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$ SELECT CASE WHEN $1 IN ('NaN', 'Infinity', '-Infinity') THEN 'null'
+    -- NaN is above Infinity.
+    AS $$ SELECT CASE WHEN $1 >= 'Infinity' OR $1 = '-Infinity' THEN 'null'
         ELSE coalesce('"' || $1::text || '"', 'null') END $$;
 
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_json(real) RETURNS text
@@ -302,6 +303,10 @@ CREATE OR REPLACE FUNCTION @schema@.pgnotify_same(text, text) RETURNS boolean
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_same(varchar, varchar) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$ SELECT $1 COLLATE pg_catalog."C" IS NOT DISTINCT FROM $2 COLLATE pg_catalog."C" $$;
+-- 1.0 and 1.00 differ in their scale, which NaN and the infinities have not.
+CREATE OR REPLACE FUNCTION @schema@.pgnotify_same(numeric, numeric) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT $1 IS NOT DISTINCT FROM $2 AND pg_catalog.scale($1) IS NOT DISTINCT FROM pg_catalog.scale($2) $$;
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_same(anyelement, anyelement) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$ SELECT $1::text COLLATE pg_catalog."C" IS NOT DISTINCT FROM $2::text COLLATE pg_catalog."C" $$;
@@ -394,17 +399,12 @@ CREATE OR REPLACE FUNCTION @schema@.pgnotify_names(text[]) RETURNS text
 -- SECURITY DEFINER: the writer's role needs no right on the ledger. EXECUTE is not for PUBLIC:
 -- see the reference for the grants that a separate application role needs.
 
--- The bell. Roles that use two-phase commit turn it off (a NOTIFY forbids PREPARE), and a queue
--- that fills would fail the user's COMMIT: the relay's poll finds the row all the same.
+-- The bell; ledger/bell.py holds its text, which trigger functions have within.
 CREATE OR REPLACE FUNCTION @schema@.pgnotify_ring() RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF coalesce(current_setting('django_pgnotify.bell', true), '') NOT IN ('off', 'false', 'no', '0')
-        AND pg_notification_queue_usage() < 0.5
-    THEN
-        PERFORM pg_notify('django_pgnotify_bell', '');
-    END IF;
+    @ring@
 END $$;
 
 -- Marks the ledger as full. Looking costs some microseconds, so callers do it for large rows and for
@@ -442,7 +442,7 @@ BEGIN
     INSERT INTO @schema@.django_pgnotify_ledger (topic, model, changes, context, context_keys)
     VALUES (pgnotify_append.topic, pgnotify_append.model, pgnotify_append.changes,
             nullif(current_setting('django_pgnotify.context', true), ''), pgnotify_append.context_keys);
-    PERFORM @schema@.pgnotify_ring();
+    @ring@
     IF octet_length(changes) > 65536 OR date_part('microseconds', clock_timestamp())::int % 256 = 0 THEN
         PERFORM @schema@.pgnotify_watch();
     END IF;
