@@ -7,6 +7,7 @@ listener.py     LISTEN: bells become a flag, live events a bounded queue
 leader.py       the lock that lets one relay store ticks
 epoch.py        where to go on: same history, new timeline, or a restored copy
 relay.py        what a leader runs, joined:
+  gate.py       when to look again: asleep until the bell, or awake and unrung
   ticker.py     ticks, and their rows turned into frames
   frames.py     which frames a tick makes; pure
   queues.py     the bounded queues

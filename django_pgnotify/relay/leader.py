@@ -28,6 +28,17 @@ def lock_key(schema: str) -> int:
     return int.from_bytes(digest[:8], signed=True)
 
 
+async def pin_timeouts(connection: Connection) -> None:
+    """Have the server end this session if its process falls silent for LEADER_TIMEOUT_SECONDS."""
+    milliseconds = str(int(settings.LEADER_TIMEOUT_SECONDS * 1000))
+    for name in (
+        "idle_session_timeout",
+        "idle_in_transaction_session_timeout",
+        "tcp_user_timeout",
+    ):
+        await connection.execute("SELECT set_config(%s, %s, false)", [name, milliseconds])
+
+
 class Leader:
     """The session that holds, or tries to hold, the leader's lock.
 
@@ -42,17 +53,10 @@ class Leader:
     async def open(cls, alias: str) -> Leader:
         """Connect; the server ends the session of a client that stays silent."""
         connection = await connect_listener(alias, application_name=APPLICATION_NAME)
-        milliseconds = str(int(settings.LEADER_TIMEOUT_SECONDS * 1000))
-        pinned = {
-            "idle_session_timeout": milliseconds,
-            "idle_in_transaction_session_timeout": milliseconds,
-            "tcp_user_timeout": milliseconds,
-            # A tick that is sent before it is durable could be lost and its number used again.
-            "synchronous_commit": "on",
-        }
         try:
-            for name, value in pinned.items():
-                await connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+            await pin_timeouts(connection)
+            # A tick that is sent before it is durable could be lost and its number used again.
+            await connection.execute("SET synchronous_commit = on")
             return cls(connection, await check(connection))
         except BaseException:
             await connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from ..metrics import Metrics
 from .connections import Connection
 from .epoch import Start, find_start
 from .fullness import FullLedger, tell_max_bytes
+from .gate import Gate
 from .handlers import Handlers, HandlersToRun
 from .leader import Leader
 from .parking import HandlerStore
@@ -33,16 +35,18 @@ class Relay:
         alias: str,
         leader: Leader,
         reader: Connection,
+        gate: Gate,
         *,
         start: Start,
         layer: Layer,
         metrics: Metrics,
         handlers: HandlersToRun,
     ) -> None:
-        self.connections = [reader]
+        self.connections = [reader, gate.connection]
         """What this relay has opened."""
         self._alias = alias
         self._leader = leader
+        self._gate = gate
         self._start = start
         self._handlers = Handlers(handlers.to_run, using=alias, schema=leader.schema)
         metrics.in_progress.clear()
@@ -74,9 +78,20 @@ class Relay:
         store = HandlerStore(leader.connection, leader.schema, alias, start.identity)
         await store.register(handlers.registered, start.tick)
         await tell_max_bytes(leader.connection, leader.schema)
-        reader = await connect_listener(alias, application_name=APPLICATION_NAME)
+        async with AsyncExitStack() as stack:
+            reader = await connect_listener(alias, application_name=APPLICATION_NAME)
+            stack.push_async_callback(reader.close)
+            gate = await Gate.open(alias, leader.schema)
+            stack.pop_all()
         return cls(
-            alias, leader, reader, start=start, layer=layer, metrics=metrics, handlers=handlers
+            alias,
+            leader,
+            reader,
+            gate,
+            start=start,
+            layer=layer,
+            metrics=metrics,
+            handlers=handlers,
         )
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
@@ -85,6 +100,7 @@ class Relay:
             "sender": self._sender.run(),
             "record": self._progress.record(self._leader.connection, self._leader.schema),
             "tell": self._progress.tell(self._sender.send_to_hubs),
+            "gate": self._gate.keep_alive(),
         }
 
     async def handle(self, *, read_only: bool = False) -> None:
@@ -114,7 +130,7 @@ class Relay:
 
     async def run(self, bell: asyncio.Event, stopping: asyncio.Event) -> None:
         """Relay until `stopping` is set, and all that has been read is sent."""
-        await self._ticker.run(bell, stopping)
+        await self._ticker.run(self._gate, bell, stopping)
         await self._progress.wait_sent(self._ticker.tick.number)
 
     async def finish(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 from ..conf import settings
 from ..groups import HUB_GROUP
@@ -18,6 +18,7 @@ from .connections import Connection, aborted_after
 from .epoch import Start, unsent_ticks
 from .frames import Chain, Outgoing, TickFrames
 from .fullness import FullLedger
+from .gate import Gate
 from .leader import Leader
 from .queues import FrameQueue, Item
 
@@ -49,6 +50,8 @@ class Ticker:
         self._full = full
         self._chain = Chain(floor=start.tick.number)
         self._last_control = start.tick.number
+        self._rows = 0
+        """Ledger rows that have been read."""
 
     async def catch_up(self, stopping: asyncio.Event) -> None:
         """Read the ticks that are not known to be sent, then all that is new."""
@@ -59,14 +62,16 @@ class Ticker:
         while not stopping.is_set() and await self.read_next():
             pass
 
-    async def run(self, bell: asyncio.Event, stopping: asyncio.Event) -> None:
-        """Read at every bell, and every POLL_SECONDS without one, until `stopping` is set; who
-        sets it rings the bell."""
+    async def run(self, gate: Gate, bell: asyncio.Event, stopping: asyncio.Event) -> None:
+        """Read whenever the gate says that it is time, until `stopping` is set; who sets it
+        rings the bell."""
         while not stopping.is_set():
             # Cleared before the look: what commits during it rings for the next one.
             bell.clear()
-            if not await self.read_next() and not await self.empty_if_full():
-                await self._wait_for(bell)
+            begin, before = time.monotonic(), self._rows
+            if not await self.read_next():
+                await self.empty_if_full()
+            await gate.wait(bell, rows=self._rows - before, took=time.monotonic() - begin)
 
     async def read_next(self) -> bool:
         """Store the next tick and put its frames; False if there is nothing new."""
@@ -91,12 +96,6 @@ class Ticker:
         self._on_tick()
         return True
 
-    async def _wait_for(self, bell: asyncio.Event) -> None:
-        # The bell is a hint; polling stays behind it.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(settings.POLL_SECONDS):
-                await bell.wait()
-
     async def _read(self, tick: Tick) -> None:
         self._metrics.in_progress.append(time.monotonic())
         built = TickFrames(
@@ -110,6 +109,7 @@ class Ticker:
         rows = read_range(self._reader, schema, self.tick, tick, None, hold=True)
         async with aclosing(rows):
             async for row in rows:
+                self._rows += 1
                 for frame in self._frames(row, built, tick):
                     await self._put(frame)
         for frame in built.finish():
