@@ -1,0 +1,230 @@
+"""Gate: keeps writers from ringing while the relay looks by itself, and lets it sleep without
+missing anybody. The writers' half is ``ledger/bell.py``.
+
+    asleep    the gate is open: who commits rings, and the relay waits for the bell
+    awake     the gate is shut: nobody rings, and the relay looks every few milliseconds
+    dozing    the gate is open again, but a writer that found it shut may still be about to
+              commit, silently: the relay goes on looking until each of those has ended
+
+Each of those has an xid that was given before the gate was opened, since a writer tries the gate
+after its first row. So the relay takes an xid after it has opened the gate, and sleeps when the
+oldest running transaction is younger. (Not when none of those is left that were running: a
+snapshot's list can be empty while a writer has its xid but is not in a snapshot yet.)
+
+A session begins dozing: its predecessor may have been lost while it was awake. A slow poll stays
+behind all of it, for a stranger's transaction that stays open for hours and for a lost bell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import suppress
+from enum import Enum
+from typing import LiteralString, Self
+
+from psycopg import errors, sql
+
+from ..conf import settings
+from ..connecting import connect_listener
+from ..ledger.bell import gate_key
+from .connections import Connection
+from .leader import PINGS_PER_TIMEOUT, pin_timeouts
+
+APPLICATION_NAME = "django_pgnotify gate"
+
+RATE_SECONDS = 0.25
+"""How long a ledger row counts for the rate: it fades by 63 % in this time."""
+SHUT_ROWS_PER_SECOND = 500.0
+"""From here on looking is cheaper than being rung for: a row comes with each first pause."""
+SHUT_RINGS = 8
+"""Looks in a row during which the bell rang again: then writers already wait for each other's
+NOTIFY, however few they are a second."""
+OPEN_ROWS_PER_SECOND = 200.0
+"""Below it the relay goes to sleep; far enough from the other, so that it does not toss and
+turn."""
+AWAKE_SECONDS = 0.5
+"""What it stays awake at least: writers that no longer wait for each other need time to show
+how fast they are."""
+MIN_PAUSE_SECONDS = 0.002
+MAX_PAUSE_SECONDS = 0.02
+"""Between two looks of a relay that is awake: while much comes, and while little does."""
+PAUSE_SHARE = 2.0
+"""A pause is so many times as long as the look before it: the relay takes a third of one core's
+time from the writers, and what comes meanwhile makes the next tick larger."""
+DOZE_SECONDS = 1.0
+"""How long a dozing relay looks often. Who is still open then is found by the slow poll."""
+DOZE_PAUSE_SECONDS = 0.005
+
+SHUT = sql.SQL("SELECT pg_advisory_lock({})")
+OPEN: LiteralString = "SELECT pg_advisory_unlock_all()"
+NOW: LiteralString = "SELECT pg_current_xact_id()::text::numeric"
+ALL_ENDED: LiteralString = (
+    "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::numeric > %s::numeric"
+)
+
+
+class State(Enum):
+    """See the module."""
+
+    ASLEEP = "asleep"
+    AWAKE = "awake"
+    DOZING = "dozing"
+
+
+class Rate:
+    """Ledger rows a second, the latest counting most."""
+
+    def __init__(self) -> None:
+        self._rows = 0.0
+        self._at = 0.0
+
+    def add(self, rows: int, now: float) -> None:
+        """Count rows that have been read at a time."""
+        self._rows = self.per_second(now) * RATE_SECONDS + rows
+        self._at = now
+
+    def per_second(self, now: float) -> float:
+        """What the rate has faded to."""
+        return self._rows * math.exp((self._at - now) / RATE_SECONDS) / RATE_SECONDS
+
+
+def next_pause(pause: float, rows: int, took: float) -> float:
+    """Seconds until a relay that is awake looks again: after a look that found `rows` ledger
+    rows and took `took` seconds; before it the pause was `pause`."""
+    wanted = PAUSE_SHARE * took if rows else 2 * pause
+    return min(max(wanted, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
+
+
+class Gate:
+    """The state, and the one connection that shuts the gate: who waits for a lock can't look."""
+
+    def __init__(self, connection: Connection, schema: str) -> None:
+        self.connection = connection
+        """Lost, it has opened the gate. The session ends with it, and the next one dozes."""
+        self.state = State.DOZING
+        self._key = gate_key(schema)
+        self._rate = Rate()
+        self._pause = MIN_PAUSE_SECONDS
+        self._shutting: asyncio.Task[object] | None = None
+        self._rings = 0
+        self._shut_at = 0.0
+        self._opened_at = 0.0
+        self._opened_xid = 0
+
+    @classmethod
+    async def open(cls, alias: str, schema: str) -> Self:
+        """Connect. The server ends the session of a process that has frozen, so that its
+        successor's writers ring again."""
+        connection = await connect_listener(alias, application_name=APPLICATION_NAME)
+        gate = cls(connection, schema)
+        try:
+            await pin_timeouts(connection)
+            # A session that waits is not idle: its successor must not wait behind it for ever.
+            milliseconds = str(int(settings.LEADER_TIMEOUT_SECONDS * 1000))
+            await connection.execute(
+                "SELECT set_config('lock_timeout', %s, false)", [milliseconds]
+            )
+            await gate._note_opened()
+        except BaseException:
+            await connection.close()
+            raise
+        return gate
+
+    async def keep_alive(self) -> None:
+        """Show the server that we live, until cancelled."""
+        while True:
+            await asyncio.sleep(settings.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT)
+            with suppress(errors.QueryCanceled):  # meant for a request that had just ended
+                await self.connection.execute("SELECT 1")
+
+    async def wait(self, bell: asyncio.Event, *, rows: int, took: float) -> None:
+        """Return when it is time to look again, after a look that found `rows` ledger rows and
+        took `took` seconds; the bell was silent when it began."""
+        now = asyncio.get_running_loop().time()
+        self._rate.add(rows, now)
+        self._rings = self._rings + 1 if bell.is_set() else 0
+        if self.state is State.AWAKE:
+            await self._wait_awake(rows, took, now)
+        elif self._is_crowded(now):
+            await self._shut(now)
+        elif self.state is State.DOZING:
+            await self._wait_dozing(bell, rows, now)
+        elif not rows:
+            await _rung(bell, settings.POLL_SECONDS)
+
+    def _is_crowded(self, now: float) -> bool:
+        return self._rings >= SHUT_RINGS or self._rate.per_second(now) >= SHUT_ROWS_PER_SECOND
+
+    async def _wait_awake(self, rows: int, took: float, now: float) -> None:
+        self._heed_shutting()
+        is_slow = self._rate.per_second(now) < OPEN_ROWS_PER_SECOND
+        if is_slow and now - self._shut_at > AWAKE_SECONDS:
+            await self._reopen()
+        else:
+            self._pause = next_pause(self._pause, rows, took)
+            await asyncio.sleep(self._pause)
+
+    async def _wait_dozing(self, bell: asyncio.Event, rows: int, now: float) -> None:
+        if await self._all_have_ended():
+            # Returns at once: the look that follows sees what the last of them committed.
+            self.state = State.ASLEEP
+        elif not rows:
+            dozed = now - self._opened_at
+            await _rung(
+                bell, DOZE_PAUSE_SECONDS if dozed < DOZE_SECONDS else settings.POLL_SECONDS
+            )
+
+    async def _shut(self, now: float) -> None:
+        """Ask for the lock: from then on nobody rings. Writers that rang may hold it for long."""
+        self.state = State.AWAKE
+        self._shut_at = now
+        self._rings = 0
+        self._pause = MIN_PAUSE_SECONDS
+        self._shutting = asyncio.create_task(
+            self.connection.execute(SHUT.format(self._key)), name="gate"
+        )
+
+    def _heed_shutting(self) -> None:
+        """Ask again where the server gave up waiting; raise what else went wrong."""
+        task = self._shutting
+        if task is None or not task.done() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, errors.LockNotAvailable):
+            raise error
+        self._shutting = asyncio.create_task(
+            self.connection.execute(SHUT.format(self._key)), name="gate"
+        )
+
+    async def _reopen(self) -> None:
+        """Open the gate, and begin to doze."""
+        task, self._shutting = self._shutting, None
+        if task is not None:
+            if not task.done():
+                await self.connection.cancel_safe()
+            with suppress(errors.QueryCanceled, errors.LockNotAvailable):
+                await task
+        try:
+            await self.connection.execute(OPEN)
+        except errors.QueryCanceled:  # the request had just been granted
+            await self.connection.execute(OPEN)
+        await self._note_opened()
+
+    async def _note_opened(self) -> None:
+        cursor = await self.connection.execute(NOW)
+        row = await cursor.fetchone()
+        self._opened_xid = row[0] if row else 0
+        self._opened_at = asyncio.get_running_loop().time()
+        self.state = State.DOZING
+
+    async def _all_have_ended(self) -> bool:
+        cursor = await self.connection.execute(ALL_ENDED, [self._opened_xid])
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+
+async def _rung(bell: asyncio.Event, seconds: float) -> None:
+    """Wait for the bell, at most so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await bell.wait()
