@@ -1,0 +1,375 @@
+"""Writers ring only for a relay that sleeps, and one that falls asleep misses nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+from asgiref.sync import async_to_sync
+from channels.layers import BaseChannelLayer
+from django.core.management import call_command
+from django.db import connection
+
+from django_pgnotify.connecting import connect
+from django_pgnotify.ledger import ticks
+from django_pgnotify.ledger.bell import BELL_PG_CHANNEL, gate_key
+from django_pgnotify.relay import gate as module
+from django_pgnotify.relay.gate import Gate, State
+from tests.pglisten import StartPglisten, execute, publish, receive_data
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+WRITE = "SELECT pgnotify_publish('t', '1')"
+MARKER = "test_gate_marker"
+PATIENCE_SECONDS = 20.0
+GATE_IS_SHUT = (
+    "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
+    " AND (classid::bigint << 32) | objid::bigint = %s"
+)
+
+
+@pytest.fixture(autouse=True)
+def caught_up() -> None:
+    """Begin with nothing new."""
+    call_command("pglisten", once=True)
+
+
+@pytest.fixture
+def writer() -> Iterator[psycopg.Connection[Any]]:
+    parameters = connection.get_connection_params()
+    for key in ("cursor_factory", "context"):
+        parameters.pop(key, None)
+    with closing(psycopg.connect(**parameters, autocommit=True)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def rings(writer: psycopg.Connection[Any]) -> Iterator[Callable[[], int]]:
+    """Counts the bells since the last call, up to a marker that is sent after them."""
+    with closing(
+        psycopg.connect(writer.info.dsn, password=writer.info.password, autocommit=True)
+    ) as ear:
+        ear.execute(f"LISTEN {BELL_PG_CHANNEL}; LISTEN {MARKER}")
+
+        def count() -> int:
+            ear.execute("SELECT pg_notify(%s, '')", [MARKER])
+            heard = 0
+            for notification in ear.notifies(timeout=PATIENCE_SECONDS):
+                if notification.channel == MARKER:
+                    return heard
+                heard += not notification.payload
+            raise AssertionError("the marker did not come")
+
+        yield count
+
+
+@pytest.fixture
+def shut() -> Iterator[psycopg.Connection[Any]]:
+    """A session that holds the gate as a relay does."""
+    parameters = connection.get_connection_params()
+    for key in ("cursor_factory", "context"):
+        parameters.pop(key, None)
+    with closing(psycopg.connect(**parameters, autocommit=True)) as holder:
+        holder.execute("SELECT pg_advisory_lock(%s)", [gate_key("public")])
+        yield holder
+
+
+def test_a_commit_rings_for_a_relay_that_sleeps(
+    writer: psycopg.Connection[Any], rings: Callable[[], int]
+) -> None:
+    writer.execute(WRITE)
+    assert rings() == 1
+
+
+def test_a_commit_does_not_ring_while_the_gate_is_shut(
+    writer: psycopg.Connection[Any],
+    rings: Callable[[], int],
+    shut: psycopg.Connection[Any],
+) -> None:
+    writer.execute(WRITE)
+    assert rings() == 0
+    shut.execute("SELECT pg_advisory_unlock_all()")
+    writer.execute(WRITE)
+    assert rings() == 1
+
+
+def test_a_gate_that_is_waited_for_is_shut_for_newcomers(
+    writer: psycopg.Connection[Any],
+    rings: Callable[[], int],
+) -> None:
+    with psycopg.connect(writer.info.dsn, password=writer.info.password) as early:
+        early.execute(WRITE)  # it will ring, and holds the gate open until it has
+
+        async def wait_behind_it() -> None:
+            gate = await Gate.open("default", "public")
+            async with gate.connection:
+                await gate._shut(0.0)
+                await asyncio.to_thread(wait_until, is_shut)
+                await asyncio.to_thread(writer.execute, WRITE)
+                assert await asyncio.to_thread(rings) == 0
+                await asyncio.to_thread(early.commit)
+                assert await asyncio.to_thread(rings) == 1
+                await gate._reopen()
+
+        async_to_sync(wait_behind_it)()
+
+
+def test_a_savepoint_that_is_rolled_back_takes_its_ring_with_it_and_the_next_statement_rings(
+    writer: psycopg.Connection[Any], rings: Callable[[], int]
+) -> None:
+    with writer.transaction(), writer.transaction(force_rollback=True):
+        writer.execute(WRITE)
+    assert rings() == 0
+    with writer.transaction():
+        with writer.transaction(force_rollback=True):
+            writer.execute(WRITE)
+        writer.execute(WRITE)
+    assert rings() == 1
+
+
+def test_a_role_whose_bell_is_off_neither_rings_nor_touches_the_gate(
+    writer: psycopg.Connection[Any], rings: Callable[[], int]
+) -> None:
+    writer.execute("SET django_pgnotify.bell = off")
+    with writer.transaction():
+        writer.execute(WRITE)
+        locks = writer.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        )
+        assert locks.fetchone() == (0,)
+    assert rings() == 0
+
+
+def is_shut() -> bool:
+    try:
+        return bool(execute(GATE_IS_SHUT, gate_key("public"))[0])
+    finally:
+        connection.close()
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not happened():
+        assert time.monotonic() < end, happened
+
+
+class Sleeper:
+    """What the ticker does, without the relaying: looks, and lets the gate say when."""
+
+    def __init__(self, gate: Gate, leader: Any, tick: ticks.Tick) -> None:
+        self.gate = gate
+        self.bell = asyncio.Event()
+        self._leader = leader
+        self.tick = tick
+
+    async def look(self) -> bool:
+        self.bell.clear()
+        found = await ticks.store_tick(self._leader, "public", self.tick)
+        self.tick = found or self.tick
+        return found is not None
+
+    async def wait(self, *, rows: int = 0) -> None:
+        await self.gate.wait(self.bell, rows=rows, took=0.0)
+
+
+def with_sleeper(work: Callable[[Sleeper], Awaitable[None]]) -> None:
+    async def run() -> None:
+        gate = await Gate.open("default", "public")
+        async with gate.connection, await connect("default", application_name="test") as leader:
+            await work(Sleeper(gate, leader, await ticks.latest_tick(leader, "public")))
+
+    async_to_sync(run)()
+
+
+async def fall_asleep(sleeper: Sleeper) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while sleeper.gate.state is not State.ASLEEP:
+            await sleeper.look()
+            await sleeper.wait()
+
+
+async def wake_up(sleeper: Sleeper) -> None:
+    await sleeper.gate._shut(asyncio.get_running_loop().time() - module.AWAKE_SECONDS)
+    await asyncio.to_thread(wait_until, is_shut)
+
+
+def test_a_writer_that_found_the_gate_shut_keeps_the_relay_from_sleeping_until_it_has_ended(
+    writer: psycopg.Connection[Any], rings: Callable[[], int]
+) -> None:
+    async def doze(sleeper: Sleeper) -> None:
+        await wake_up(sleeper)
+        await asyncio.to_thread(writer.execute, "BEGIN")
+        await asyncio.to_thread(writer.execute, WRITE)
+        while sleeper.gate.state is not State.DOZING:
+            await sleeper.wait()
+        for _ in range(10):
+            assert not await sleeper.look()
+            await sleeper.wait()
+            assert sleeper.gate.state is State.DOZING
+        await asyncio.to_thread(writer.execute, "COMMIT")
+        assert await asyncio.to_thread(rings) == 0
+        await fall_asleep(sleeper)
+        # The transaction has ended, so the look that follows must see what it wrote.
+        seen = sleeper.tick.number
+        await sleeper.look()
+        assert sleeper.tick.number > seen or await saw(sleeper)
+
+    async def saw(sleeper: Sleeper) -> bool:
+        cursor = await sleeper.gate.connection.execute(
+            "SELECT bool_and(pg_visible_in_snapshot(xid, %s::pg_snapshot))"
+            " FROM django_pgnotify_ledger",
+            [sleeper.tick.snapshot],
+        )
+        row = await cursor.fetchone()
+        return bool(row and row[0])
+
+    with_sleeper(doze)
+
+
+def test_sleeping_at_once_would_miss_that_writer(
+    writer: psycopg.Connection[Any],
+    rings: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The test before this one can fail."""
+
+    async def nobody_is_waited_for(self: Gate) -> bool:
+        return True
+
+    monkeypatch.setattr(Gate, "_all_have_ended", nobody_is_waited_for)
+
+    async def sleep_at_once(sleeper: Sleeper) -> None:
+        await wake_up(sleeper)
+        await asyncio.to_thread(writer.execute, "BEGIN")
+        await asyncio.to_thread(writer.execute, WRITE)
+        await fall_asleep(sleeper)
+        assert not await sleeper.look()
+        await asyncio.to_thread(writer.execute, "COMMIT")
+        assert await asyncio.to_thread(rings) == 0
+
+    with_sleeper(sleep_at_once)
+
+
+def test_a_transaction_of_a_stranger_that_stays_open_does_not_keep_it_looking(
+    writer: psycopg.Connection[Any],
+) -> None:
+    async def give_up_dozing(sleeper: Sleeper) -> None:
+        await asyncio.to_thread(writer.execute, "BEGIN")
+        await asyncio.to_thread(writer.execute, "SELECT pg_current_xact_id()")
+        await wake_up(sleeper)
+        while sleeper.gate.state is not State.DOZING:
+            await sleeper.wait()
+        sleeper.gate._opened_at -= module.DOZE_SECONDS
+        waiting = asyncio.create_task(sleeper.wait())
+        # It waits for the bell now, as long as POLL_SECONDS.
+        await asyncio.wait({waiting}, timeout=module.DOZE_PAUSE_SECONDS * 10)
+        assert not waiting.done()
+        sleeper.bell.set()
+        await waiting
+
+    with_sleeper(give_up_dozing)
+
+
+def test_bells_that_ring_during_each_look_wake_it_up_and_quiet_lets_it_sleep() -> None:
+    async def toss(sleeper: Sleeper) -> None:
+        await fall_asleep(sleeper)
+        for _ in range(module.SHUT_RINGS):
+            assert sleeper.gate.state is State.ASLEEP
+            sleeper.bell.set()
+            await sleeper.wait(rows=1)
+        assert sleeper.gate.state is State.AWAKE
+        await fall_asleep(sleeper)
+        assert not await asyncio.to_thread(is_shut)
+
+    with_sleeper(toss)
+
+
+def test_who_writes_at_any_moment_of_the_gate_is_seen_before_the_slow_poll(
+    monkeypatch: pytest.MonkeyPatch, settings: Any, writer: psycopg.Connection[Any]
+) -> None:
+    """Many rounds of waking and sleeping, with writers that commit whenever it suits them and
+    wait until they have been seen: one that is missed would wait for the poll, an hour."""
+    settings.PGNOTIFY = {"POLL_SECONDS": 3600}
+    for name, value in (("AWAKE_SECONDS", 0.0), ("SHUT_RINGS", 1), ("RATE_SECONDS", 0.005)):
+        monkeypatch.setattr(module, name, value)
+    rounds, writers = 60, 3
+    seen, lock = {"ids": 0}, threading.Condition()
+
+    def write(number: int) -> None:
+        dsn, password = writer.info.dsn, writer.info.password
+        with psycopg.connect(dsn, password=password) as mine:
+            for turn in range(rounds):
+                mine.execute(WRITE)
+                mine.execute("SELECT pg_sleep(%s)", [(turn * (number + 3) % 7) / 1000])
+                [wrote] = mine.execute(
+                    "SELECT max(id) FROM django_pgnotify_ledger"
+                    " WHERE xid = pg_current_xact_id()"
+                ).fetchone() or [0]
+                mine.commit()
+                with lock:
+                    assert lock.wait_for(lambda wrote=wrote: wrote in seen, PATIENCE_SECONDS)
+
+    async def look(sleeper: Sleeper) -> None:
+        ear = await connect("default", application_name="test")
+        async with ear:
+            await ear.execute(f"LISTEN {BELL_PG_CHANNEL}")
+            listening = asyncio.create_task(hear(ear, sleeper.bell))
+            threads = [asyncio.to_thread(write, number) for number in range(writers)]
+            writing = asyncio.gather(*threads)
+            naps = 0
+            while not writing.done():
+                found = await sleeper.look()
+                if found:
+                    await tell(sleeper)
+                before = sleeper.gate.state
+                waiting = asyncio.ensure_future(sleeper.wait(rows=int(found)))
+                await asyncio.wait({waiting, writing}, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    waiting.cancel()
+                naps += before is not State.ASLEEP and sleeper.gate.state is State.ASLEEP
+            listening.cancel()
+            await writing
+            assert naps > 3
+
+    async def hear(ear: Any, bell: asyncio.Event) -> None:
+        async for _ in ear.notifies():
+            bell.set()
+
+    async def tell(sleeper: Sleeper) -> None:
+        cursor = await sleeper._leader.execute(
+            "SELECT id FROM django_pgnotify_ledger"
+            " WHERE pg_visible_in_snapshot(xid, %s::pg_snapshot)",
+            [sleeper.tick.snapshot],
+        )
+        ids = [row[0] async for row in cursor]
+        with lock:
+            seen.update(dict.fromkeys(ids, 1))
+            lock.notify_all()
+
+    with_sleeper(look)
+
+
+def test_a_busy_relay_shuts_the_gate_and_opens_it_when_quiet(
+    start_pglisten: StartPglisten,
+    pg_layer: BaseChannelLayer,
+    writer: psycopg.Connection[Any],
+) -> None:
+    pglisten = start_pglisten()
+    pglisten.wait_for("listening")
+    writer.execute(f"{WRITE} FROM generate_series(1, 2000)")
+    wait_until(is_shut)
+    wait_until(lambda: not is_shut())
+
+    async def hear() -> list[Any]:
+        channel = await pg_layer.new_channel()
+        await pg_layer.group_add("t", channel)
+        await asyncio.to_thread(publish, "t", "last")
+        return await receive_data(pg_layer, channel, "last")
+
+    assert async_to_sync(hear)()[-1] == "last"
