@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import BaseChannelLayer
 from django.core.management import call_command
 from django.db import connection
@@ -369,7 +369,7 @@ def test_a_busy_relay_shuts_the_gate_and_opens_it_when_quiet(
     async def hear() -> list[Any]:
         channel = await pg_layer.new_channel()
         await pg_layer.group_add("t", channel)
-        await asyncio.to_thread(publish, "t", "last")
+        await sync_to_async(publish)("t", "last")
         return await receive_data(pg_layer, channel, "last")
 
     assert async_to_sync(hear)()[-1] == "last"
