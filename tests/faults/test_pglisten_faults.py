@@ -56,7 +56,7 @@ def events_around(
 ALL = ["before", "meanwhile", "after"]
 
 
-@pytest.mark.parametrize("role", ["listener", "leader", "reader"])
+@pytest.mark.parametrize("role", ["listener", "leader", "reader", "gate"])
 def test_events_go_on_after_a_backend_was_terminated(
     start_pglisten: StartPglisten, pg_layer: BaseChannelLayer, role: str
 ) -> None:
