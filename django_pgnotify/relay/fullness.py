@@ -67,7 +67,7 @@ class FullLedger:
         now = time.monotonic()
         if now < self._next_look:
             return None
-        self._next_look = now + settings.POLL_SECONDS
+        self._next_look = now + settings.HEARTBEAT_SECONDS
         since = await full_since(self._connection, self._schema)
         if since is None:
             self._found = 0.0

@@ -29,6 +29,11 @@ HEARTBEATS_UNTIL_LOST = 2
 """Heartbeats after which a bell of our own that has not come back is lost."""
 
 
+PROOFS_PER_WATCH = 2
+"""Proofs between two looks at the server's notify queue, which fills in minutes at the fastest: a
+relay without work is quiet."""
+
+
 class Session:
     """LISTEN first, then stand by until nobody else leads, then catch up, then announce."""
 
@@ -140,9 +145,10 @@ class Session:
         watch = Watch(self._metrics)
         while True:
             await watch.look(leader.connection)
-            pings = settings.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT
-            await asyncio.sleep(min(settings.HEARTBEAT_SECONDS, pings))
-            await self._prove(listener, leader)
+            for _ in range(PROOFS_PER_WATCH):
+                pings = settings.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT
+                await asyncio.sleep(min(settings.HEARTBEAT_SECONDS, pings))
+                await self._prove(listener, leader)
 
     async def _prove(self, listener: Listener, leader: Leader) -> None:
         timeout = settings.HEARTBEAT_SECONDS * HEARTBEATS_UNTIL_LOST
