@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import models
 from django.db.backends.ddl_references import Statement, Table
 
-from ..ledger.install import literal, schema_for_ledger
+from ..ledger.install import literal, schema_for_ledger, schema_of_ledger
 from . import declaration as declared
 from .function import NEW_ROWS, OLD_ROWS, TriggerFunction
 from .queries import EventQueries
@@ -58,6 +58,7 @@ class Compiler:
         self.model = model
         self.editor = schema_editor
         self.quote = schema_editor.connection.ops.quote_name
+        self.is_registered = schema_of_ledger(schema_editor.connection) is not None
         self.schema = schema_for_ledger(schema_editor.connection)
         self.ledger = self.quote(self.schema)
 
@@ -96,6 +97,7 @@ class Compiler:
         return TriggerFunction(
             name=self.function,
             schema=self.schema,
+            is_registered=self.is_registered,
             ledger=self.ledger,
             topic=self.trigger.topic,
             model=self.model._meta.label_lower,

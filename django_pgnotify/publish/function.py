@@ -41,6 +41,8 @@ class TriggerFunction:
     """The ledger's schema."""
     ledger: str
     """The same, quoted."""
+    is_registered: bool
+    """False before the ledger is there: then migrate registers the trigger later."""
     topic: str
     model: str
     """``label_lower``."""
@@ -121,12 +123,13 @@ END """
 
     def _declared(self) -> str:
         """Set ``_pgn_schema`` if the table is declared: by the name that it had when this was
-        installed, which costs nothing; else by its oid, or its name after a restore that gave
-        it another oid. Two look-ups by index: tenants make the registry long."""
+        installed and registered, which costs nothing; else by its oid, or its name after a
+        restore that gave it another oid. Two look-ups by index: tenants make the registry long."""
         mine = f"FROM {self.ledger}.django_pgnotify_trigger AS r WHERE r.name = {literal(self.topic)} AND"
         if not self.relation.by_row:
             schema, name = literal(self.relation.schema), literal(self.relation.name)
-            return f"""IF TG_TABLE_NAME = {name} AND TG_TABLE_SCHEMA = {schema} THEN
+            known = f"TG_TABLE_NAME = {name} AND TG_TABLE_SCHEMA = {schema}"
+            return f"""IF {known if self.is_registered else "false"} THEN
             _pgn_schema := TG_TABLE_SCHEMA;
         ELSIF EXISTS (SELECT {mine} r.relation = TG_RELID)
             OR EXISTS (SELECT {mine} (r.schema, r."table") = (TG_TABLE_SCHEMA, TG_TABLE_NAME))
