@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS
+
+from .jsontext import Json as Json
+from .jsontext import dumps as dumps
+from .jsontext import loads as loads
 
 if TYPE_CHECKING:
     from django.db.models import Model
 
 Kind = Literal["insert", "update", "delete", "truncate", "message"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-Json: TypeAlias = Any
-"""A JSON value as Python's ``json`` gives it: None, bool, int, float, str, list or dict."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,31 +139,9 @@ WIRE_KEYS = (
 
 def format_time(at: datetime) -> str:
     """ISO 8601 in UTC, ending in ``Z``."""
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return at.astimezone(UTC).isoformat().removesuffix("+00:00") + "Z"
 
 
 def parse_time(text: str) -> datetime:
     """The aware datetime of ``format_time``'s text."""
     return datetime.fromisoformat(text)
-
-
-def dumps(value: Json) -> str:
-    """JSON text in ASCII without spaces. ASCII, so that lone surrogates and any database
-    encoding pass; raises ValueError for NaN and infinities."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
-
-
-def loads(text: str | bytes) -> Json:
-    """Parse JSON that a database accepted: numbers of any length too, which Python refuses
-    beyond 4,300 digits (they stay text)."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return json.loads(text, parse_int=_int_or_text)
-
-
-def _int_or_text(digits: str) -> int | str:
-    try:
-        return int(digits)
-    except ValueError:
-        return digits

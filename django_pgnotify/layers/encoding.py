@@ -11,6 +11,8 @@ import base64
 import json
 from typing import Any
 
+from ..jsontext import loads
+
 TAG = "\x00"
 BYTES_KEY = TAG + "bytes"
 TAG_AS_JSON = '"\\u0000'
@@ -28,8 +30,11 @@ def encode(message: object) -> str:
 
 def decode(body: str) -> dict[str, Any]:
     """Return a new copy of the message that encode() was given; tuples come back as lists."""
-    hook = _untagged if TAG_AS_JSON in body else None
-    message: dict[str, Any] = json.loads(body, object_hook=hook)
+    message: dict[str, Any]
+    if TAG_AS_JSON in body:
+        message = json.loads(body, object_hook=_untagged)
+    else:
+        message = loads(body)
     return message
 
 

@@ -18,8 +18,12 @@ MAX_DEPTH = 200
 """Nested arrays and objects in one event. msgpack packs 511 levels, and the deep copy of the
 in-memory channel layer takes two Python frames a level of about a thousand."""
 
-ODD = re.compile(r"\d{16}|[eE][+-]?\d{3}|\\u[dD][89a-fA-F]")
-"""Text that may need care: finds all that does, and little that doesn't."""
+# Digits and points become 0, what may stand before a number becomes a colon. A bytes.translate
+# and some searches take a tenth of the time of a regular expression that says the same.
+SHAPES = bytes.maketrans(b"123456789.,[{ \t\r\nE-", b"0000000000:::::::e+")
+ODD_NUMBERS = (b"0" * 16, b"0e000", b"0e+000")
+"""Digits that a double may not hold, and exponents of three digits."""
+SURROGATES = (b"\\ud", b"\\uD")
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -30,7 +34,29 @@ QUOTED_NUMBER = re.compile(rf'"{NUMBER}([^"]*)"')
 
 INTEGER = re.compile(r"-?\d{1,4300}")  # Python refuses to read longer ones
 
+CONTAINERS = frozenset({dict, list})
+
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
+
+
+def may_be_odd(text: str) -> bool:
+    """True if JSON text may need care: for all that does, and for little that doesn't."""
+    raw = text.encode("utf-8", "surrogatepass")
+    if any(escape in raw for escape in SURROGATES):
+        return True
+    shape = raw.translate(SHAPES)
+    return any(_has_number(shape, odd) for odd in ODD_NUMBERS)
+
+
+def _has_number(shape: bytes, odd: bytes) -> bool:
+    """True if a number, and not a string such as a UUID, begins with what ends in `odd`."""
+    at = shape.find(odd)
+    while at >= 0:
+        start = shape.rfind(b":", 0, at) + 1
+        if not shape[start:at].strip(b"+0"):
+            return True
+        at = shape.find(odd, at + len(odd))
+    return False
 
 
 def loads_exact(text: str) -> Json:
@@ -68,8 +94,10 @@ def may_be_deep(text: str) -> bool:
 
 def is_deep(value: Json) -> bool:
     """True if the value nests deeper than MAX_DEPTH. Goes by level, so it can't recurse."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
+    level = _children(value)
+    if not level:
+        return False  # nearly every event
+    for _ in range(MAX_DEPTH - 1):
         level = [child for item in level for child in _children(item)]
         if not level:
             return False
@@ -105,12 +133,11 @@ def _approximate_text(text: str, long_integers: bool) -> int | str:
 
 
 def _children(value: Json) -> list[Any]:
-    match value:
-        case dict():
-            return [item for item in value.values() if isinstance(item, (dict, list))]
-        case list():
-            return [item for item in value if isinstance(item, (dict, list))]
-    return []
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return []
+    return [item for item in value if item.__class__ in CONTAINERS]
 
 
 def _int_or_mark(digits: str) -> int | str:

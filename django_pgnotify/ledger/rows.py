@@ -6,16 +6,31 @@ import logging
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
 
-from ..events import KINDS, Event, Json, format_time, loads
+from ..events import KINDS, Event, format_time
 from ..exceptions import InvalidGroup
 from ..groups import RESERVED_PREFIX, check_group
-from .exact import ODD, approximate, exact_text, is_deep, loads_exact, may_be_deep, without_data
+from ..jsontext import Json, loads, loads_regular
+from .exact import (
+    approximate,
+    exact_text,
+    is_deep,
+    loads_exact,
+    may_be_deep,
+    may_be_odd,
+    without_data,
+)
 
 logger = logging.getLogger("django_pgnotify")
 
+KNOWN_KINDS = frozenset(KINDS)
+REMEMBERED_GROUPS = 10_000
+"""Group names that are known to be valid, about 200 bytes each."""
 COLUMNS = "id, topic, model, changes, at, context, context_keys"
 """What to select for ``LedgerRow(**row)`` or ``LedgerRow.of(row)``."""
+COLUMN_NAMES = COLUMNS.split(", ")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +55,7 @@ class LedgerRow:
     @classmethod
     def of(cls, values: tuple[object, ...]) -> LedgerRow:
         """Build it from the values of ``COLUMNS``."""
-        return cls(**dict(zip(COLUMNS.split(", "), values, strict=True)))  # type: ignore[arg-type]
+        return cls(**dict(zip(COLUMN_NAMES, values, strict=True)))  # type: ignore[arg-type]
 
     @property
     def is_control(self) -> bool:
@@ -48,8 +63,7 @@ class LedgerRow:
         return self.topic.startswith(RESERVED_PREFIX)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One event as it travels, and where to."""
 
     event: dict[str, Json]
@@ -66,11 +80,7 @@ def changes_of(row: LedgerRow) -> list[Change]:
     """The row's changes with the context that subscribers may see. Never raises: what can't be
     read goes without data and ``truncated``, or is logged and left out."""
     return [
-        Change(
-            event=_for_the_wire(obj) if odd else obj,
-            groups=_groups(change.get("groups"), row),
-            templates=tuple(map(str, _list(change.get("templates")))),
-        )
+        Change(_for_the_wire(obj) if odd else obj, _groups(change, row), _templates(change))
         for change, obj, odd in _parsed(row, row.context_keys or ())
     ]
 
@@ -89,22 +99,28 @@ def _parsed(
     """Each change as written, as event object, and whether it may hold odd values."""
     changes, odd = _changes(row)
     context, odd_context = _context(row, context_keys)
+    odd = odd or odd_context
     check_depth = may_be_deep(row.changes)
+    at = format_time(row.at)
     for index, change in enumerate(changes):
-        if not isinstance(change, dict) or change.get("kind") not in KINDS:
+        if not isinstance(change, dict) or not _is_kind(change.get("kind")):
             logger.error(
                 "Ledger row %s: change %s can't be read and is left out.", row.id, index
             )
             continue
         if check_depth and is_deep(change.get("data")):
             change["truncated"] = True
-        yield change, _event_object(row, index, change, context), odd or odd_context
+        yield change, _event_object(row, index, at, change, context), odd
+
+
+def _is_kind(kind: Json) -> bool:
+    return isinstance(kind, str) and kind in KNOWN_KINDS
 
 
 def _changes(row: LedgerRow) -> tuple[list[Json], bool]:
-    odd = ODD.search(row.changes) is not None
+    odd = may_be_odd(row.changes)
     try:
-        return _list(loads_exact(row.changes) if odd else loads(row.changes)), odd
+        return _list(loads_exact(row.changes) if odd else loads_regular(row.changes)), odd
     except (ValueError, RecursionError):
         logger.warning("Ledger row %s holds JSON that Python can't read: no data.", row.id)
     try:
@@ -119,9 +135,9 @@ def _context(row: LedgerRow, keys: Collection[str] | None) -> tuple[dict[str, Js
     """The context's `keys` (None: all). Any role may set it to anything: no object is empty."""
     if not row.context or (keys is not None and not keys):
         return {}, False
-    odd = ODD.search(row.context) is not None
+    odd = may_be_odd(row.context)
     try:
-        context = loads_exact(row.context) if odd else loads(row.context)
+        context = loads_exact(row.context) if odd else loads_regular(row.context)
     except (ValueError, RecursionError):
         return {}, False
     if not isinstance(context, dict) or is_deep(context):
@@ -130,23 +146,24 @@ def _context(row: LedgerRow, keys: Collection[str] | None) -> tuple[dict[str, Js
 
 
 def _event_object(
-    row: LedgerRow, index: int, change: dict[str, Json], context: dict[str, Json]
+    row: LedgerRow, index: int, at: str, change: dict[str, Json], context: dict[str, Json]
 ) -> dict[str, Json]:
     """The object of ``Event.to_json``, made directly: this runs for every event."""
+    get = change.get
     obj: dict[str, Json] = {
         "id": f"{row.id}-{index}",
         "topic": row.topic,
         "kind": change["kind"],
         "model": row.model,
-        "pk": change.get("pk"),
-        "data": change.get("data"),
-        "changed": _list(change.get("changed")),
-        "at": format_time(row.at),
+        "pk": get("pk"),
+        "data": get("data"),
+        "changed": _list(get("changed")),
+        "at": at,
     }
-    if change.get("truncated"):
+    if get("truncated"):
         del obj["data"]
         obj["truncated"] = True
-    if change.get("moved"):
+    if get("moved"):
         obj["moved"] = True
     if context:
         obj["context"] = context
@@ -158,15 +175,31 @@ def _for_the_wire(obj: dict[str, Json]) -> dict[str, Json]:
     return obj if safe == obj else {**safe, "exact": exact_text(obj)}
 
 
-def _groups(names: Json, row: LedgerRow) -> tuple[str, ...]:
+def _groups(change: dict[str, Json], row: LedgerRow) -> tuple[str, ...]:
     """The valid names, each once: a channel layer would refuse another one again and again."""
-    valid = []
-    for name in dict.fromkeys(map(str, _list(names))):
-        try:
-            valid.append(check_group(name))
-        except InvalidGroup as error:
-            logger.error("Ledger row %s: %s The event is not sent there.", row.id, error)
-    return tuple(valid)
+    names = dict.fromkeys(map(str, _list(change.get("groups"))))
+    try:
+        return tuple(map(_checked, names))
+    except InvalidGroup:
+        return tuple(name for name in names if _is_valid(name, row))
+
+
+@lru_cache(REMEMBERED_GROUPS)
+def _checked(name: str) -> str:
+    return check_group(name)
+
+
+def _is_valid(name: str, row: LedgerRow) -> bool:
+    try:
+        check_group(name)
+    except InvalidGroup as error:
+        logger.error("Ledger row %s: %s The event is not sent there.", row.id, error)
+        return False
+    return True
+
+
+def _templates(change: dict[str, Json]) -> tuple[str, ...]:
+    return tuple(map(str, _list(change["templates"]))) if "templates" in change else ()
 
 
 def _list(value: Json) -> list[Json]:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from django.conf import settings
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from ..events import Event, Json, dumps, loads
+from ..events import Event, Json, loads
+from ..jsontext import dumps_canonical as dumps
 
 LIVE_PG_CHANNEL = "django_pgnotify_live"
 MAX_PAYLOAD_BYTES = 7999

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..conf import MIB
-from ..events import Json, dumps
+from ..jsontext import Json, dumps, loads
 from ..ledger.rows import Change
 from ..ledger.ticks import Tick
 
@@ -28,9 +28,27 @@ class Outgoing:
 
     group: str
     """Without the alias prefix of the wire."""
-    message: dict[str, Any]
+    head: dict[str, Any]
+    """The message, but for its events."""
     size: int
     """Bytes of JSON of its events."""
+    events: str | None = None
+    """The events as ASCII JSON, with commas between; None for what is no group frame. Text, since
+    Python's objects take five times the memory and would be encoded once more."""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The whole message, made anew."""
+        if self.events is None:
+            return self.head
+        return {**self.head, "events": loads(f"[{self.events}]")}
+
+    @property
+    def text(self) -> str | None:
+        """The whole message as ASCII JSON; None if it was not encoded yet."""
+        if self.events is None:
+            return None
+        return f'{dumps(self.head)[:-1]},"events":[{self.events}]}}'
 
 
 class Chain:
@@ -57,7 +75,8 @@ class _Part:
 
     prev: int
     finished: int = 0
-    events: list[dict[str, Json]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    """Its events as JSON."""
     size: int = 0
 
 
@@ -97,9 +116,11 @@ class TickFrames:
         """Take one change into the frames of its groups."""
         if not change.groups:
             return []
-        event, size = fitting(change.event, self._max_bytes)
+        text = fitting(change.event, self._max_bytes)
         for group in change.groups:
-            self._append(group, event, size)
+            self._append(group, text)
+        if self._held_bytes + self._open_bytes <= self._max_held:
+            return []
         return self._overflow()
 
     def finish(self) -> list[Outgoing]:
@@ -108,25 +129,26 @@ class TickFrames:
             # A group whose events have all gone needs an end all the same, even if empty.
             self._close(group, part)
         for frame in self._held:
-            frame.message["control"] = self.control
+            frame.head["control"] = self.control
             if not self._spilled:
-                frame.message["part"][1] = self._parts[frame.group].finished
+                frame.head["part"][1] = self._parts[frame.group].finished
         return self._take_held()
 
-    def _append(self, group: str, event: dict[str, Json], size: int) -> None:
+    def _append(self, group: str, text: str) -> None:
         part = self._parts.get(group)
         if part is None:
             prev = self._chain.follow(group, self._tick.number)
             part = self._parts[group] = _Part(prev)
-        if part.events and part.size + size > self._max_bytes:
+        size = len(text) + 1  # a comma
+        if part.texts and part.size + size > self._max_bytes:
             self._close(group, part, last=False)
-        part.events.append(event)
+        part.texts.append(text)
         part.size += size
         self._open_bytes += size
 
     def _close(self, group: str, part: _Part, *, last: bool = True) -> None:
         part.finished += 1
-        message = {
+        head = {
             "type": "pgnotify.frame",
             "v": VERSION,
             "group": group,
@@ -136,19 +158,16 @@ class TickFrames:
             "bits": str(self._tick.bits),
             "part": [part.finished, part.finished if last else 0],
             "control": self.control,
-            "events": part.events,
         }
-        self._held.append(Outgoing(group, message, part.size))
+        self._held.append(Outgoing(group, head, part.size, ",".join(part.texts)))
         self._held_bytes += part.size
         self._open_bytes -= part.size
-        part.events, part.size = [], 0
+        part.texts, part.size = [], 0
 
     def _overflow(self) -> list[Outgoing]:
-        if self._held_bytes + self._open_bytes <= self._max_held:
-            return []
         if self._open_bytes > self._max_held // 2:
             for group, part in self._parts.items():
-                if part.events:
+                if part.texts:
                     self._close(group, part, last=False)
         self._spilled = True
         return self._take_held()
@@ -158,16 +177,17 @@ class TickFrames:
         return held
 
 
-def fitting(event: dict[str, Json], max_bytes: int) -> tuple[dict[str, Json], int]:
-    """The event and its size with a comma; without data, then without context, if too large."""
-    for left_out in ((), ("data", "exact"), ("data", "exact", "context")):
-        if left_out:
-            event = {key: event[key] for key in event if key not in left_out}
-            event["truncated"] = True
-        size = len(dumps(event)) + 1
-        if size <= max_bytes:
+def fitting(event: dict[str, Json], max_bytes: int) -> str:
+    """The event's JSON; without data, then without context too, if it would not fit."""
+    text = dumps(event)
+    for left_out in ("data", "exact"), ("data", "exact", "context"):
+        # One byte for a comma.
+        if len(text) < max_bytes:
             break
-    return event, size
+        event = {key: event[key] for key in event if key not in left_out}
+        event["truncated"] = True
+        text = dumps(event)
+    return text
 
 
 def control(
@@ -211,13 +231,8 @@ def heartbeat(
     }
 
 
-def live(*, group: str, run: str, seq: int, events: list[dict[str, Json]]) -> dict[str, Any]:
-    """A frame of live events."""
-    return {
-        "type": "pgnotify.frame",
-        "v": VERSION,
-        "group": group,
-        "run": run,
-        "seq": seq,
-        "events": events,
-    }
+def live(*, group: str, run: str, seq: int, texts: list[str]) -> Outgoing:
+    """A frame of live events, each given as JSON."""
+    head = {"type": "pgnotify.frame", "v": VERSION, "group": group, "run": run, "seq": seq}
+    events = ",".join(texts)
+    return Outgoing(group, head, len(events), events)

@@ -56,8 +56,9 @@ class LiveRelay:
             for batch in _batches(events, settings.MAX_FRAME_BYTES - ENVELOPE_BYTES):
                 seq = self._next_seq(group)
                 try:
-                    frame = frames.live(group=group, run=self._run, seq=seq, events=batch)
-                    await self._layer.send(group, frame)
+                    await self._layer.send(
+                        frames.live(group=group, run=self._run, seq=seq, texts=batch)
+                    )
                 except Exception as error:
                     self._metrics.live_dropped += len(batch)
                     logger.debug("Live events of group %r were lost: %s", group, error)
@@ -88,15 +89,16 @@ def _unpacked(payloads: Iterable[str]) -> Iterator[LiveEvent]:
         yield event, groups
 
 
-def _batches(events: list[dict[str, Json]], max_bytes: int) -> Iterator[list[dict[str, Json]]]:
-    batch: list[dict[str, Json]] = []
+def _batches(events: list[dict[str, Json]], max_bytes: int) -> Iterator[list[str]]:
+    """The events as JSON, in lists of bounded size."""
+    batch: list[str] = []
     size = 0
     for event in events:
-        fitted, event_size = frames.fitting(event, max_bytes)
-        if batch and size + event_size > max_bytes:
+        text = frames.fitting(event, max_bytes)
+        if batch and size + len(text) + 1 > max_bytes:
             yield batch
             batch, size = [], 0
-        batch.append(fitted)
-        size += event_size
+        batch.append(text)
+        size += len(text) + 1  # a comma
     if batch:
         yield batch

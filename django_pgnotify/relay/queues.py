@@ -29,27 +29,30 @@ class FrameQueue:
         self._max_bytes = max_bytes
         self._items: deque[Item] = deque()
         self._bytes = 0
-        self._changed = asyncio.Condition()
+        self._filled = asyncio.Event()
+        self._drained = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._items)
 
     async def put(self, item: Item) -> None:
-        """Append when there is room."""
-        async with self._changed:
-            await self._changed.wait_for(self._has_room)
-            self._items.append(item)
-            self._bytes += _size(item)
-            self._changed.notify_all()
+        """Append when there is room. For one reader at a time, so that the order stays."""
+        while not self._has_room():
+            self._drained.clear()
+            await self._drained.wait()
+        self._items.append(item)
+        self._bytes += _size(item)
+        self._filled.set()
 
     async def get(self) -> Item:
         """Take the oldest, when there is one."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._items))
-            item = self._items.popleft()
-            self._bytes -= _size(item)
-            self._changed.notify_all()
-            return item
+        while not self._items:
+            self._filled.clear()
+            await self._filled.wait()
+        item = self._items.popleft()
+        self._bytes -= _size(item)
+        self._drained.set()
+        return item
 
     def _has_room(self) -> bool:
         return self._size == 0 or (

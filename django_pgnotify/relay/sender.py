@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 from channels.exceptions import InvalidChannelLayerError
@@ -13,6 +15,7 @@ from ..backoff import Backoff
 from ..conf import settings
 from ..exceptions import ListenerRefused
 from ..groups import HUB_GROUP, wire_name
+from ..ledger.ticks import Tick
 from ..metrics import Metrics
 from .frames import Outgoing
 from .progress import Progress
@@ -48,15 +51,21 @@ class Layer:
 
     def __init__(self, alias: str, metrics: Metrics) -> None:
         self._layer = configured_layer()
+        # Ours takes what is encoded already; another one wants an object, and encodes it.
+        self._send_encoded = getattr(self._layer, "group_send_encoded", None)
         self._alias = alias
         self._metrics = metrics
         self._down = False
 
-    async def send(self, group: str, message: dict[str, Any]) -> None:
+    async def send(self, frame: Outgoing) -> None:
         """Hand over one message; raises whatever the layer raises."""
+        group = wire_name(frame.group, self._alias)
         try:
             async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                await self._layer.group_send(wire_name(group, self._alias), message)
+                if self._send_encoded is not None and (text := frame.text) is not None:
+                    await self._send_encoded(group, text)
+                else:
+                    await self._layer.group_send(group, frame.message)
         finally:
             _heed_cancellation()
         self._metrics.frames += 1
@@ -66,29 +75,29 @@ class Layer:
                 "The channel layer takes frames again.", extra={"action": "layer-up"}
             )
 
-    async def send_surely(self, group: str, message: dict[str, Any]) -> None:
+    async def send_surely(self, frame: Outgoing) -> None:
         """Hand over one message, however long the layer is down: the ledger is the buffer."""
         backoff = Backoff()
         while True:
             try:
-                return await self._send_reduced(group, message)
+                return await self._send_reduced(frame)
             except Exception as error:
                 self._note_down(error)
                 await asyncio.sleep(backoff.next_delay())
 
-    async def _send_reduced(self, group: str, message: dict[str, Any]) -> None:
+    async def _send_reduced(self, frame: Outgoing) -> None:
         """Send; what the layer's encoder refuses, without data, and at the worst not at all: one
         odd event must not stop all others. A hub finds the gap and reads the ledger."""
         try:
-            await self.send(group, message)
+            await self.send(frame)
         except REFUSALS:
             logger.exception(
-                "The channel layer refuses a frame of %r: sent without data.", group
+                "The channel layer refuses a frame of %r: sent without data.", frame.group
             )
             try:
-                await self.send(group, without_data(message))
+                await self.send(Outgoing(frame.group, without_data(frame.message), frame.size))
             except REFUSALS:
-                logger.exception("A frame of group %r is left out.", group)
+                logger.exception("A frame of group %r is left out.", frame.group)
 
     def _note_down(self, error: Exception) -> None:
         if not self._down:
@@ -101,8 +110,21 @@ class Layer:
             )
 
 
+@dataclass(slots=True, eq=False)
+class _Sending:
+    """A tick whose frames are under way."""
+
+    unsent: int = 0
+    tick: Tick | None = None
+    """Known when all of its frames have been read."""
+
+
 class Sender:
-    """Takes frames from the queue and hands them over; a group always goes the same lane."""
+    """Takes frames from the queue and hands them over; a group always goes the same lane.
+
+    Frames of the next tick go while another lane is still busy with this one's; a tick counts
+    as sent when all its frames and all ticks before it are.
+    """
 
     def __init__(
         self, layer: Layer, queue: FrameQueue, progress: Progress, metrics: Metrics
@@ -111,7 +133,8 @@ class Sender:
         self._queue = queue
         self._progress = progress
         self._metrics = metrics
-        self._lanes = [asyncio.Queue[Outgoing](maxsize=1) for _ in range(LANES)]
+        self._lanes = [asyncio.Queue[tuple[Outgoing, _Sending]](1) for _ in range(LANES)]
+        self._ticks = deque([_Sending()])
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -121,31 +144,40 @@ class Sender:
             while True:
                 item = await self._queue.get()
                 self._metrics.queue_depth = len(self._queue)
+                sending = self._ticks[-1]
                 if isinstance(item, Outgoing):
-                    await self._lanes[hash(item.group) % LANES].put(item)
-                    continue
-                for lane in self._lanes:
-                    await lane.join()
-                self._metrics.ticks += 1
-                self._metrics.in_progress.popleft()
-                self._progress.tick_sent(item)
+                    sending.unsent += 1
+                    await self._lanes[hash(item.group) % LANES].put((item, sending))
+                else:
+                    sending.tick = item
+                    self._ticks.append(_Sending())
+                    self._note_sent()
 
     async def send_to_hubs(self, message: dict[str, Any]) -> None:
         """Hand a heartbeat over, now or never: the next one says the same."""
         try:
-            await self._layer.send(HUB_GROUP, message)
+            await self._layer.send(Outgoing(HUB_GROUP, message, 0))
         except Exception as error:
             logger.debug("A heartbeat was lost: %s", error)
 
-    async def _send_lane(self, lane: asyncio.Queue[Outgoing]) -> None:
+    async def _send_lane(self, lane: asyncio.Queue[tuple[Outgoing, _Sending]]) -> None:
         while True:
-            frame = await lane.get()
-            await self._layer.send_surely(frame.group, frame.message)
+            frame, sending = await lane.get()
+            await self._layer.send_surely(frame)
             if frame.group == HUB_GROUP:
-                self._progress.control_sent(frame.message["tick"])
+                self._progress.control_sent(frame.head["tick"])
             else:
-                self._progress.frame_sent(frame.group, frame.message["tick"])
-            lane.task_done()
+                self._progress.frame_sent(frame.group, frame.head["tick"])
+            sending.unsent -= 1
+            self._note_sent()
+
+    def _note_sent(self) -> None:
+        """Tell the progress of the ticks at the front that are done."""
+        while (tick := self._ticks[0].tick) is not None and not self._ticks[0].unsent:
+            self._ticks.popleft()
+            self._metrics.ticks += 1
+            self._metrics.in_progress.popleft()
+            self._progress.tick_sent(tick)
 
 
 def _heed_cancellation() -> None:

@@ -19,6 +19,7 @@ LEAVES = {
     "connecting",
     "backoff",
     "ending",
+    "jsontext",
     "values",
     "metrics",
     "handlers",

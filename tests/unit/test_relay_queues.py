@@ -123,7 +123,7 @@ async def test_message_that_the_encoder_refuses_goes_without_data(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = FakeLayer(OverflowError("too big"))
-    await layer_over(fake, monkeypatch).send_surely("g", MESSAGE)
+    await layer_over(fake, monkeypatch).send_surely(Outgoing("g", MESSAGE, 0))
     assert fake.taken == [
         {"group": "g", "events": [{"id": "1-0", "pk": None, "truncated": True}]}
     ]
@@ -134,7 +134,7 @@ async def test_layer_that_is_down_is_tried_again_and_logged_once(
 ) -> None:
     settings.PGNOTIFY = {"RECONNECT_MIN_SECONDS": 0.001, "RECONNECT_MAX_SECONDS": 0.001}
     fake = FakeLayer(*(ConnectionError("down") for _ in range(5)))
-    await layer_over(fake, monkeypatch).send_surely("g", MESSAGE)
+    await layer_over(fake, monkeypatch).send_surely(Outgoing("g", MESSAGE, 0))
     assert fake.taken == [MESSAGE]
     actions = [record.action for record in caplog.records if hasattr(record, "action")]
     assert actions == ["layer-down", "layer-up"]
