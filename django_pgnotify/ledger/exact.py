@@ -94,9 +94,9 @@ def may_be_deep(text: str) -> bool:
 
 def is_deep(value: Json) -> bool:
     """True if the value nests deeper than MAX_DEPTH. Goes by level, so it can't recurse."""
-    level = _children(value)
-    if not level:
+    if isinstance(value, dict) and CONTAINERS.isdisjoint(map(type, value.values())):
         return False  # nearly every event
+    level = _children(value)
     for _ in range(MAX_DEPTH - 1):
         level = [child for item in level for child in _children(item)]
         if not level:

@@ -25,7 +25,6 @@ from .exact import (
 
 logger = logging.getLogger("django_pgnotify")
 
-KNOWN_KINDS = frozenset(KINDS)
 REMEMBERED_GROUPS = 10_000
 """Group names that are known to be valid, about 200 bytes each."""
 COLUMNS = "id, topic, model, changes, at, context, context_keys"
@@ -103,7 +102,7 @@ def _parsed(
     check_depth = may_be_deep(row.changes)
     at = format_time(row.at)
     for index, change in enumerate(changes):
-        if not isinstance(change, dict) or not _is_kind(change.get("kind")):
+        if not _is_change(change):
             logger.error(
                 "Ledger row %s: change %s can't be read and is left out.", row.id, index
             )
@@ -113,8 +112,8 @@ def _parsed(
         yield change, _event_object(row, index, at, change, context), odd
 
 
-def _is_kind(kind: Json) -> bool:
-    return isinstance(kind, str) and kind in KNOWN_KINDS
+def _is_change(change: Json) -> bool:
+    return isinstance(change, dict) and change.get("kind") in KINDS
 
 
 def _changes(row: LedgerRow) -> tuple[list[Json], bool]:
