@@ -23,7 +23,9 @@ Json: TypeAlias = Any
 """A JSON value as Python's ``json`` gives it: None, bool, int, float, str, list or dict."""
 
 # What json refuses must come to _default() instead of being written as orjson likes.
-REFUSING = orjson and orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+REFUSING = (
+    0 if orjson is None else orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+)
 NON_ASCII = re.compile("[^\x00-\x7f]+")
 ZEROS = bytes.maketrans(b"123456789", b"000000000")
 LONG_INTEGER = b"0" * 19

@@ -30,12 +30,9 @@ def encode(message: object) -> str:
 
 def decode(body: str) -> dict[str, Any]:
     """Return a new copy of the message that encode() was given; tuples come back as lists."""
-    message: dict[str, Any]
     if TAG_AS_JSON in body:
-        message = json.loads(body, object_hook=_untagged)
-    else:
-        message = loads(body)
-    return message
+        return dict(json.loads(body, object_hook=_untagged))
+    return dict(loads(body))
 
 
 def _tagged(value: Any) -> Any:

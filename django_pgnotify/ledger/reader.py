@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg import sql
 
+from ..conf import MIB
 from ..exceptions import PgnotifyError
 from .rows import COLUMNS, LedgerRow
 from .ticks import Tick
@@ -16,8 +18,13 @@ from .ticks import Tick
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
+ROWS_AT_ONCE = 1000
+"""Ledger rows held at once: about half a megabyte of Python beside their JSON."""
+BYTES_AT_ONCE = MIB
+"""JSON of ledger rows held at once, but for the last row: it may be a chunk of 4 MiB, or one
+event of 16."""
 ROWS_PER_FETCH = 20
-"""Ledger rows held at once: a row carries a whole statement chunk, an event up to 16 MiB."""
+"""Where the size is not asked beforehand, because each row's text is searched for groups."""
 MAX_GROUPS_TO_FILTER_BY = 32
 """Each group is one search in each row's text: beyond this, sending all rows is cheaper."""
 
@@ -78,25 +85,27 @@ async def read_range_with_xids(
     With `groups`, rows that can't concern one of them are left out as far as that is cheap;
     templated and control rows are always there. With `topic`, only its rows.
 
-    More rows than ROWS_PER_FETCH are streamed in a transaction on this connection; close the
-    iterator if you leave it early. For a reader that may stop for long, `hold` lets the server
-    copy the rows first: an open transaction would keep vacuum from the whole database. Then leave
-    early only to close the connection. Raises Expired, after the last row, if some may have been
-    trimmed: what was read is then incomplete.
+    More rows than ROWS_PER_FETCH, or than BYTES_AT_ONCE, are streamed in a transaction on this
+    connection; close the iterator if you leave it early. For a reader that may stop for long,
+    `hold` lets the server copy the rows first: an open transaction would keep vacuum from the
+    whole database. Then leave early only to close the connection. Raises Expired, after the last
+    row, if some may have been trimmed: what was read is then incomplete.
     """
     query = _query(schema, groups, topic)
     parameters = {**_parameters(after, upto, groups), "topic": topic}
     # Most ranges are short, and a cursor costs four round trips more.
-    rows = await _fetch(connection, query + SHORT, parameters)
-    if len(rows) <= ROWS_PER_FETCH:
-        for xid, *values in rows:
+    rows = await _fetch(connection, _sized(SHORT, query), parameters)
+    if not rows or len(rows) == rows[0][0] <= ROWS_PER_FETCH:
+        for _, xid, *values in rows:
             yield int(xid), LedgerRow.of(tuple(values))
     else:
+        del rows
         async with nullcontext() if hold else connection.transaction():
             # Not psycopg's server-side cursor: cancelled while it closes, it warns for ever after.
             declare = HELD_CURSOR if hold else CURSOR
             await connection.execute(declare + query, parameters, prepare=False)
-            while rows := await _fetch(connection, FETCH):
+            fetches = await _fetches(connection, query, parameters, _filters(groups))
+            while rows := await _fetch(connection, next(fetches)):
                 for xid, *values in rows:
                     yield int(xid), LedgerRow.of(tuple(values))
             await connection.execute(CLOSE)
@@ -114,6 +123,20 @@ async def _fetch(
     return rows
 
 
+async def _fetches(
+    connection: AsyncConnection[Any],
+    query: sql.Composed,
+    parameters: dict[str, Any],
+    filters: bool,
+) -> Iterator[sql.Composed]:
+    """One FETCH after the other, without end, each for what may be held at once."""
+    numbers = []
+    if not filters:
+        sizes = await _fetch(connection, _sized(SIZES, query), parameters)
+        numbers = [number for (number,) in sizes]
+    return map(FETCH.format, chain(numbers, repeat(ROWS_PER_FETCH)))
+
+
 CURSOR = sql.SQL("DECLARE django_pgnotify_range NO SCROLL CURSOR FOR ")
 HELD_CURSOR = sql.SQL("DECLARE django_pgnotify_range NO SCROLL CURSOR WITH HOLD FOR ")
 CLOSE = sql.SQL("CLOSE django_pgnotify_range")
@@ -126,8 +149,24 @@ RANGE: LiteralString = """
         {concerns} {of_topic}
     ORDER BY id
 """
-SHORT = sql.SQL("LIMIT {}").format(ROWS_PER_FETCH + 1)
-FETCH = sql.SQL("FETCH {} FROM django_pgnotify_range").format(ROWS_PER_FETCH)
+# Each row with how many there are, up to one too many. Those that do not fit are left out:
+# octet_length() of a stored text asks its header only.
+SHORT: LiteralString = """
+    SELECT number, xid, {columns} FROM (
+        SELECT *, count(*) OVER () AS number,
+            sum(octet_length(changes)) OVER (ORDER BY id) - octet_length(changes) AS before
+        FROM ({range} LIMIT {limit}) AS first) AS sized
+    WHERE before < {bytes} ORDER BY id
+"""
+# How many rows go together.
+SIZES: LiteralString = """
+    SELECT count(*) FROM (
+        SELECT (row_number() OVER (ORDER BY id) - 1) / {rows} AS by_rows,
+            sum(octet_length(changes)) OVER (ORDER BY id) / {bytes} AS by_bytes
+        FROM ({range}) AS range) AS sized
+    GROUP BY by_rows, by_bytes ORDER BY by_rows, by_bytes
+"""
+FETCH = sql.SQL("FETCH {} FROM django_pgnotify_range")
 # A quoted group name stands in the JSON text as it is, since it needs no escape.
 CONCERNS: LiteralString = """
         AND (starts_with(topic, 'pgnotify.') OR strpos(changes, '"templates":') > 0
@@ -145,6 +184,16 @@ def _query(schema: str, groups: Collection[str] | None, topic: str | None) -> sq
         schema=sql.Identifier(schema),
         concerns=sql.SQL(CONCERNS if _filters(groups) else ""),
         of_topic=sql.SQL(OF_TOPIC if topic is not None else ""),
+    )
+
+
+def _sized(query: LiteralString, ranged: sql.Composed) -> sql.Composed:
+    return sql.SQL(query).format(
+        range=ranged,
+        columns=sql.SQL(COLUMNS),
+        limit=ROWS_PER_FETCH + 1,
+        rows=ROWS_AT_ONCE,
+        bytes=BYTES_AT_ONCE,
     )
 
 

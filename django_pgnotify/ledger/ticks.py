@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -169,14 +170,24 @@ STORE_NOW: LiteralString = STORE.replace("{condition}", "true")
 async def _store(
     connection: Connection, query: sql.Composed, parameters: dict[str, Any]
 ) -> Tick | None:
+    (row,) = await store_by(connection, query, parameters)
+    return tick_of(row[1:])
+
+
+async def store_by(
+    connection: Connection, query: sql.Composed, parameters: dict[str, Any]
+) -> list[tuple[Any, ...]]:
+    """Run a query of this form: each row begins with the latest tick's number, and with number,
+    snapshot and bits of the one that it stored, or nulls. Raises NotTheLatestTick."""
     try:
         # Never prepared: a generic plan would guess how many xids follow the snapshot's.
-        row = await (await connection.execute(query, parameters, prepare=False)).fetchone()
+        cursor = await connection.execute(query, parameters, prepare=False)
+        rows: list[tuple[Any, ...]] = await cursor.fetchall()
     except errors.UniqueViolation as error:
         raise NotTheLatestTick() from error
-    if row is None or row[0] != parameters["n"]:
+    if not rows or rows[0][0] != parameters["n"]:
         raise NotTheLatestTick()
-    return None if row[1] is None else _tick(row[1:])
+    return rows
 
 
 # Without a wait for the disk, on the connection whose next tick must wait for it.
@@ -196,6 +207,11 @@ def _in_schema(query: LiteralString, schema: str) -> sql.Composed:
     return sql.SQL(query).format(schema=sql.Identifier(schema))
 
 
-def _tick(row: Any) -> Tick:
-    number, snapshot, bits = row
+def tick_of(values: Sequence[Any]) -> Tick | None:
+    """The tick of these columns, None if there is none."""
+    return None if values[0] is None else _tick(values)
+
+
+def _tick(values: Any) -> Tick:
+    number, snapshot, bits = values
     return Tick(number=number, snapshot=snapshot, bits=bits)

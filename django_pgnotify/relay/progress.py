@@ -14,6 +14,9 @@ from .connections import Connection
 AFTER_BURST_SECONDS = 0.25
 """Between a tick and its heartbeat, so that a hub learns soon of a frame that was dropped; also
 the least between two heartbeats."""
+RECORD_SECONDS = 0.1
+"""Between two records of what has been sent, which share a connection with the storing of ticks. A
+crash repeats the ticks since the last one."""
 MAX_LISTED_GROUPS = 1000
 """Groups in one heartbeat, up to 120 KB of JSON; with more, a hub that is behind reads."""
 
@@ -69,6 +72,7 @@ class Progress:
         """Record what has been sent, whenever that advances. Ends by cancellation."""
         while True:
             await self._advanced.wait()
+            await asyncio.sleep(RECORD_SECONDS)
             await self.record_now(connection, schema)
 
     async def record_now(self, connection: Connection, schema: str) -> None:

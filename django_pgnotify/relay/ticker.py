@@ -11,7 +11,8 @@ from ..conf import settings
 from ..groups import HUB_GROUP
 from ..ledger.reader import read_range
 from ..ledger.rows import Change, LedgerRow, changes_of
-from ..ledger.ticks import Tick, store_tick
+from ..ledger.taking import take_tick
+from ..ledger.ticks import Tick
 from ..metrics import Metrics
 from . import frames
 from .connections import Connection, aborted_after
@@ -77,11 +78,11 @@ class Ticker:
         """Store the next tick and put its frames; False if there is nothing new."""
         connection = self._leader.connection
         with aborted_after(settings.LEADER_TIMEOUT_SECONDS, connection):
-            tick = await store_tick(connection, self._leader.schema, self.tick)
-        if tick is None:
+            taken = await take_tick(connection, self._leader.schema, self.tick)
+        if taken is None:
             return False
         self._on_tick()
-        await self._read(tick)
+        await self._read(*taken)
         return True
 
     async def empty_if_full(self) -> bool:
@@ -96,7 +97,8 @@ class Ticker:
         self._on_tick()
         return True
 
-    async def _read(self, tick: Tick) -> None:
+    async def _read(self, tick: Tick, few: list[LedgerRow] | None = None) -> None:
+        """Put the tick's frames; `few` are its rows if they are known already."""
         self._metrics.in_progress.append(time.monotonic())
         built = TickFrames(
             epoch=self._epoch,
@@ -105,17 +107,23 @@ class Ticker:
             max_bytes=settings.MAX_FRAME_BYTES,
             control=self._last_control,
         )
-        schema = self._leader.schema
-        rows = read_range(self._reader, schema, self.tick, tick, None, hold=True)
-        async with aclosing(rows):
-            async for row in rows:
-                self._rows += 1
-                for frame in self._frames(row, built, tick):
-                    await self._put(frame)
+        for row in few or ():
+            await self._put_frames(row, built, tick)
+        if few is None:
+            schema = self._leader.schema
+            rows = read_range(self._reader, schema, self.tick, tick, None, hold=True)
+            async with aclosing(rows):
+                async for row in rows:
+                    await self._put_frames(row, built, tick)
         for frame in built.finish():
             await self._put(frame)
         await self._put(tick)
         self.tick = tick
+
+    async def _put_frames(self, row: LedgerRow, built: TickFrames, tick: Tick) -> None:
+        self._rows += 1
+        for frame in self._frames(row, built, tick):
+            await self._put(frame)
 
     async def _put(self, item: Item) -> None:
         await self._queue.put(item)
