@@ -12,20 +12,20 @@ import json
 import re
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 
 import psycopg
 
 from ..conf import settings
 from .envelope import (
     PAYLOAD_MAX_BYTES,
+    REFERENCE,
     Envelope,
     Kind,
     branch_pg_channel,
     groups_pg_channel,
     opened,
 )
-from .listening import NOTIFY, Listening
+from .listening import Listening
 from .losses import Losses
 from .mailbox import Inbox, Mailbox
 from .sending import Sender
@@ -144,13 +144,11 @@ class Branch:
 
     async def _post(self, pg_channel: str, kind: Kind, target: str, body: str) -> None:
         envelope = Envelope(origin=self.id, kind=kind, target=target, body=body)
-        payload = envelope.sealed(pg_channel)
-        if len(payload) > PAYLOAD_MAX_BYTES:
-            # Stored by a statement of its own: a transaction that writes and notifies holds
-            # a cluster-wide lock while its WAL is flushed.
-            stored = replace(envelope, row=await self._store.store(body))
-            payload = stored.sealed(pg_channel)
-        await self._sender.execute(NOTIFY, (pg_channel, payload))
+        head = envelope.sealed_head(pg_channel)
+        if len(head) + len(body) <= PAYLOAD_MAX_BYTES:
+            await self._sender.notify(pg_channel, head + body)
+        else:
+            await self._store.store_and_notify(pg_channel, head + REFERENCE, body)
 
     async def _announce(self, name: str) -> None:
         self.mailbox.wake(name)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 INCOMING_PAYLOADS = 10_000
 """Payloads that wait for handling: 80 MB at most. They pile up behind a large body's fetch."""
-
-NOTIFY: LiteralString = "SELECT pg_notify(%s, %s)"
 
 DEAF = (
     "LISTEN worked, but a notification of our own did not come back within {} seconds. Either"
@@ -152,7 +150,7 @@ class Listening:
         self._beat_returned.clear()
         try:
             async with asyncio.timeout(settings.HEARTBEAT_SECONDS):
-                await self._sender.execute(NOTIFY, (self._own_pg_channel, self._beat))
+                await self._sender.notify(self._own_pg_channel, self._beat)
                 await self._beat_returned.wait()
         except TimeoutError:
             self._sender.give_up()

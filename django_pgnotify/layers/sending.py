@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
@@ -19,7 +21,24 @@ STATEMENT_SECONDS = 15.0
 """Seconds without an answer after which the connection is given up: a frozen server raises
 nothing. Far above what a busy disk or a queue of notifiers costs."""
 
+NOTIFICATIONS_AT_ONCE = 100
+"""Notifications in one statement: 800 KB at most."""
+NOTIFY: LiteralString = """
+    SELECT pg_notify(pg_channel, payload)
+    FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS sent (pg_channel, payload, place)
+    ORDER BY place
+"""
+
 Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Notification:
+    """One that waits to be sent."""
+
+    pg_channel: str
+    payload: str
+    sent: asyncio.Future[None]
 
 
 class Sender:
@@ -30,27 +49,57 @@ class Sender:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._notifications: deque[_Notification] = deque()
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def notify(self, pg_channel: str, payload: str) -> None:
+        """Send one notification, in order; what waits together goes in one statement. Fails, and
+        is cancelled, as execute() is."""
+        sent = asyncio.get_running_loop().create_future()
+        self._notifications.append(_Notification(pg_channel, payload, sent))
+        if self._flusher is None or self._flusher.done():
+            # Not among the tasks: these are statements, and it only waits for them.
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        await asyncio.shield(sent)
+
+    async def _flush(self) -> None:
+        batch: list[_Notification] = []
+        try:
+            while batch := _taken(self._notifications):
+                try:
+                    names, payloads = [n.pg_channel for n in batch], [n.payload for n in batch]
+                    await self.execute(NOTIFY, (names, payloads))
+                except Exception as error:
+                    _settle(batch, error)
+                else:
+                    _settle(batch, None)
+        except asyncio.CancelledError:
+            waiting = [*batch, *self._notifications]
+            self._notifications.clear()
+            _settle(waiting, psycopg.OperationalError("the connection was closed"))
+            raise
 
     async def execute(
-        self, query: LiteralString, parameters: Parameters = ()
+        self, query: LiteralString, parameters: Parameters = (), *, binary: bool = False
     ) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows; OperationalError when the server is gone.
 
-        A cancelled caller leaves the statement running to its end.
+        A cancelled caller leaves the statement running to its end. `binary` is for large
+        values of bytea, which as text are twice as long, and are decoded twice.
         """
         try:
-            return await self._execute_once(query, parameters)
+            return await self._execute_once(query, parameters, binary)
         except psycopg.errors.AdminShutdown:
             # The server ended the session instead of running this. After any other error the
             # statement may have worked, and a message may arrive once at most.
-            return await self._execute_once(query, parameters)
+            return await self._execute_once(query, parameters, binary)
 
     async def _execute_once(
-        self, query: LiteralString, parameters: Parameters
+        self, query: LiteralString, parameters: Parameters, binary: bool
     ) -> list[tuple[Any, ...]]:
         connection = await self._connected()
         statement: asyncio.Task[list[tuple[Any, ...]]]
-        statement = self._spawn(_fetched(connection, query, parameters))
+        statement = self._spawn(_fetched(connection, query, parameters, binary))
         await asyncio.wait({statement}, timeout=STATEMENT_SECONDS)
         if not statement.done():
             self.give_up()
@@ -72,6 +121,8 @@ class Sender:
         """End everything; a later execute() opens anew."""
         tasks, self._tasks = self._tasks, set()
         connection, self._connection = self._connection, None
+        if self._flusher is not None:
+            await _cancelled({self._flusher})
         await _cancelled(tasks)
         if connection is not None:
             await connection.close()
@@ -106,6 +157,30 @@ class Sender:
             task.exception()  # a cancelled caller does not fetch it, and asyncio would complain
 
 
+def _taken(waiting: deque[_Notification]) -> list[_Notification]:
+    """Take from the left what may go in one statement: PostgreSQL makes one of two equal
+    notifications of a transaction."""
+    batch: list[_Notification] = []
+    seen: set[tuple[str, str]] = set()
+    while waiting and len(batch) < NOTIFICATIONS_AT_ONCE:
+        identity = waiting[0].pg_channel, waiting[0].payload
+        if identity in seen:
+            break
+        seen.add(identity)
+        batch.append(waiting.popleft())
+    return batch
+
+
+def _settle(notifications: list[_Notification], error: Exception | None) -> None:
+    for notification in notifications:
+        if notification.sent.done():
+            continue
+        if error is None:
+            notification.sent.set_result(None)
+        else:
+            notification.sent.set_exception(error)
+
+
 def _has_something_to_read(descriptor: int) -> bool:
     if not hasattr(select, "poll"):  # Windows
         return False
@@ -115,9 +190,12 @@ def _has_something_to_read(descriptor: int) -> bool:
 
 
 async def _fetched(
-    connection: psycopg.AsyncConnection[Any], query: LiteralString, parameters: Parameters
+    connection: psycopg.AsyncConnection[Any],
+    query: LiteralString,
+    parameters: Parameters,
+    binary: bool,
 ) -> list[tuple[Any, ...]]:
-    cursor = await connection.execute(query, parameters)
+    cursor = await connection.execute(query, parameters, binary=binary)
     return await cursor.fetchall() if cursor.description else []
 
 

@@ -20,9 +20,13 @@ import psycopg
 from ..exceptions import LedgerMissing
 from .sending import Parameters, Sender
 
-STORE: LiteralString = """
-    INSERT INTO django_pgnotify_message (channel, body, expires_at)
-    VALUES (NULL, %s, now() + %s) RETURNING id
+# One round trip. A transaction that writes and notifies holds a cluster-wide lock while its WAL is
+# flushed; this one writes to an unlogged table only, hence has no WAL to wait for.
+STORE_AND_NOTIFY: LiteralString = """
+    WITH stored AS (
+        INSERT INTO django_pgnotify_message (channel, body, expires_at)
+        VALUES (NULL, %(body)s, now() + %(expiry)s) RETURNING id)
+    SELECT pg_notify(%(pg_channel)s, %(head)s || id) FROM stored
 """
 FETCH: LiteralString = """
     SELECT body FROM django_pgnotify_message
@@ -105,16 +109,20 @@ class Store:
         self._expiry = timedelta(seconds=expiry)
         self._sweeping = sweeping
 
-    async def store(self, body: str) -> int:
-        """Keep a large body for the time of its expiry, and return its row."""
-        rows = await self._insert(STORE, (body.encode("ascii"), self._expiry))
-        row: int = rows[0][0]
-        return row
+    async def store_and_notify(self, pg_channel: str, head: str, body: str) -> None:
+        """Keep a large body for the time of its expiry, and send `head` with its row's id."""
+        values = {
+            "pg_channel": pg_channel,
+            "head": head,
+            "body": body.encode("ascii"),
+            "expiry": self._expiry,
+        }
+        await self._insert(STORE_AND_NOTIFY, values)
 
     async def fetch(self, row: int) -> str | None:
         """Return a large body, None if it has expired or never was."""
         with _table_expected():
-            rows = await self._sender.execute(FETCH, (row,))
+            rows = await self._sender.execute(FETCH, (row,), binary=True)
         return rows[0][0].decode("ascii", "replace") if rows else None
 
     async def enqueue(self, name: str, body: str, capacity: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..conf import MIB
 from ..ledger.ticks import Tick
@@ -13,6 +14,10 @@ from .frames import Outgoing
 MAX_QUEUED_BYTES = 8 * MIB
 """JSON bytes that may wait; a thousand full frames would be half a gigabyte. The tick that is
 being put may hold four times as much beside them, see frames.py."""
+
+NEXT_TICK_SECONDS = 0.05
+"""The longest that a tick waits for the one before it. Far more than a busy channel layer needs for
+some frames, and short enough for handlers, which get no event before its tick is stored."""
 
 Item = Outgoing | Tick
 """A frame, or the tick whose frames have all been put."""
@@ -29,6 +34,7 @@ class FrameQueue:
         self._max_bytes = max_bytes
         self._items: deque[Item] = deque()
         self._bytes = 0
+        self._ticks = 0
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
 
@@ -36,12 +42,13 @@ class FrameQueue:
         return len(self._items)
 
     async def put(self, item: Item) -> None:
-        """Append when there is room. For one reader at a time, so that the order stays."""
+        """Append when there is room."""
         while not self._has_room():
             self._drained.clear()
             await self._drained.wait()
         self._items.append(item)
         self._bytes += _size(item)
+        self._ticks += isinstance(item, Tick)
         self._filled.set()
 
     async def get(self) -> Item:
@@ -51,8 +58,20 @@ class FrameQueue:
             await self._filled.wait()
         item = self._items.popleft()
         self._bytes -= _size(item)
+        self._ticks -= isinstance(item, Tick)
         self._drained.set()
         return item
+
+    async def wait_for_turn(self) -> None:
+        """Wait, but not for long, until no tick waits here: what is committed meanwhile makes one
+        larger tick, where many small ones would wait for each other."""
+        if self._size == 0 or not self._ticks:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(NEXT_TICK_SECONDS):
+                while self._ticks:
+                    self._drained.clear()
+                    await self._drained.wait()
 
     def _has_room(self) -> bool:
         return self._size == 0 or (

@@ -76,6 +76,7 @@ class Ticker:
 
     async def read_next(self) -> bool:
         """Store the next tick and put its frames; False if there is nothing new."""
+        await self._queue.wait_for_turn()
         connection = self._leader.connection
         with aborted_after(settings.LEADER_TIMEOUT_SECONDS, connection):
             taken = await take_tick(connection, self._leader.schema, self.tick)

@@ -93,6 +93,8 @@ CREATE UNLOGGED TABLE IF NOT EXISTS @schema@.django_pgnotify_message (
     body bytea NOT NULL,
     expires_at timestamptz NOT NULL
 );
+-- Read once or twice, and soon: to compress it takes longer than all else.
+ALTER TABLE @schema@.django_pgnotify_message ALTER COLUMN body SET STORAGE EXTERNAL;
 CREATE INDEX IF NOT EXISTS django_pgnotify_message_expires_at
     ON @schema@.django_pgnotify_message (expires_at);
 CREATE INDEX IF NOT EXISTS django_pgnotify_message_channel
