@@ -2,7 +2,7 @@
 
 orjson (the extra ``speed``) is several times faster than ``json`` and different at the edges.
 Whatever it refuses or would change goes through ``json``, so that nobody can tell by a text's
-meaning which of the two made it. Only the spelling of a few floats differs (1e-7, 1e-07).
+meaning which of the two made it. Small floats (1e-7, 1e-07) and DEL are spelled differently.
 """
 
 from __future__ import annotations

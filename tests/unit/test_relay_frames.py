@@ -89,3 +89,16 @@ def test_forgotten_group_gets_the_highest_forgotten_tick() -> None:
         chain.follow(group, tick)
     assert chain.follow("a", 9) == 6
     assert chain.follow("never seen", 10) == 7
+
+
+def test_text_of_a_frame_says_the_same_as_its_message() -> None:
+    for frame in build(*(change(n, "a", "b", size=n) for n in range(50))):
+        assert frame.text is not None
+        assert frame.text.isascii()
+        assert json.loads(frame.text) == frame.message
+        assert frame.size >= len(frame.events or "")
+
+
+def test_bytes_are_counted_and_not_characters() -> None:
+    frames = build(*(Change({"id": f"1-{n}", "data": "é" * 100}, ("a",)) for n in range(50)))
+    assert max(len((frame.text or "").encode()) for frame in frames) <= MAX

@@ -13,7 +13,7 @@ from django_pgnotify.events import Event
 from django_pgnotify.ledger.ticks import Tick
 from django_pgnotify.metrics import Metrics, serving
 from django_pgnotify.publish.live import pack_live
-from django_pgnotify.relay import sender
+from django_pgnotify.relay import queues, sender
 from django_pgnotify.relay.frames import Outgoing
 from django_pgnotify.relay.live import LiveRelay
 from django_pgnotify.relay.progress import MAX_LISTED_GROUPS, Progress
@@ -57,6 +57,31 @@ async def test_queue_of_size_0_never_waits() -> None:
     queue = FrameQueue(0, max_bytes=1)
     await put_all(queue, 5000)
     assert len(queue) == 5000
+
+
+async def test_next_tick_waits_until_the_one_before_is_taken() -> None:
+    queue = FrameQueue(10)
+    await queue.wait_for_turn()
+    await queue.put(frame(1))
+    await queue.put(tick(1))
+    waiting = asyncio.create_task(queue.wait_for_turn())
+    await queue.get()
+    await settle()
+    assert not waiting.done()
+    await queue.get()
+    await waiting
+
+
+async def test_next_tick_does_not_wait_for_a_channel_layer_that_is_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert queues.NEXT_TICK_SECONDS == 0.05
+    monkeypatch.setattr(queues, "NEXT_TICK_SECONDS", 0.001)
+    queue = FrameQueue(10)
+    await queue.put(tick(1))
+    async with asyncio.timeout(1):
+        await queue.wait_for_turn()
+    assert len(queue) == 1
 
 
 async def test_full_live_queue_pushes_out_the_oldest() -> None:

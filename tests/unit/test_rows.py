@@ -8,8 +8,16 @@ from typing import Any
 
 import pytest
 
-from django_pgnotify.ledger.exact import MAX_DEPTH
+from django_pgnotify import jsontext
+from django_pgnotify.ledger.exact import MAX_DEPTH, may_be_odd
 from django_pgnotify.ledger.rows import LedgerRow, changes_of, events_of
+
+
+@pytest.fixture(params=["as installed", "json"], autouse=True)
+def read_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it with orjson and without."""
+    if request.param == "json":
+        monkeypatch.setattr(jsontext, "orjson", None)
 
 
 def row(
@@ -130,3 +138,42 @@ def test_templates_stand_in_truncates() -> None:
     (change,) = changes_of(held)
     assert change.templates == ("c-{id}",)
     assert change.event["kind"] == "truncate"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1234567890123456",
+        "-1234567890123456",
+        "0.123456789012345",
+        "1e400",
+        "1E-400",
+        "-1.5e+0400",
+        '"\\ud800"',
+        '"\\uDEAD"',
+    ],
+)
+@pytest.mark.parametrize("frame", ["{}", "[1,{}]", '[{{"a":{}}}]', '{{"a" :\t{} }}', "[ {}]"])
+def test_text_that_needs_care_is_found(value: str, frame: str) -> None:
+    assert may_be_odd(frame.format(value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "123456789012345",
+        "1.5e99",
+        '"1234567890123456789"',
+        '"00000000-0000-0000-0000-00000000e123"',
+        '"2026-01-02T03:04:05.123456Z"',
+        '"\\u00e9"',
+        "true",
+    ],
+)
+def test_text_that_needs_none_is_not_taken_for_it(value: str) -> None:
+    assert not may_be_odd(f'[{{"kind":"insert","pk":7,"data":{{"a":{value}}}}}]')
+
+
+def test_group_names_are_given_once_and_in_order() -> None:
+    held = row('[{"kind":"message","pk":null,"data":1,"groups":["b","a","b","c d"]}]')
+    assert changes_of(held)[0].groups == ("b", "a")
