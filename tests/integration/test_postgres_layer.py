@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import threading
 import uuid
@@ -24,7 +25,7 @@ from django.db import transaction
 
 from django_pgnotify.connecting import connect
 from django_pgnotify.exceptions import LedgerMissing, ListenerRefused
-from django_pgnotify.layers import PostgresChannelLayer
+from django_pgnotify.layers import PostgresChannelLayer, sending
 from django_pgnotify.layers.envelope import Envelope, Kind, groups_pg_channel
 from django_pgnotify.layers.storing import SWEEP_EVERY
 from tests.layer_kit import drained, numbered, received
@@ -151,6 +152,48 @@ async def test_a_cancelled_send_leaves_the_layer_usable(prefix: str, size: int) 
     while "marker" not in messages[-1]:
         messages.append(await received(here, name))
     assert len(messages) <= 11
+
+
+@pytest.mark.parametrize("text", ["x", "a\x00b", "\x00bytes", "x" * 20_000, "\x00" * 3000])
+async def test_an_encoded_message_arrives_as_if_the_layer_had_encoded_it(
+    prefix: str, text: str
+) -> None:
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await here.new_channel()
+    await here.group_add("room", name)
+    message = {"text": text, text[:50]: [text[:50]]}
+    await there.group_send_encoded("room", json.dumps(message))
+    assert await received(here, name) == message
+
+
+async def test_equal_messages_sent_at_once_all_arrive_in_order(prefix: str) -> None:
+    # PostgreSQL makes one of two equal notifications of a transaction.
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await here.new_channel()
+    await here.group_add("room", name)
+    numbers = [n // 2 for n in range(2 * 40)] + [0, 1, 0, 1]
+    await asyncio.gather(*(there.group_send("room", numbered(n)) for n in numbers))
+    assert [(await received(here, name))["n"] for _ in numbers] == numbers
+
+
+async def test_messages_that_wait_together_share_statements(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[Any] = []
+    execute = sending.Sender.execute
+
+    async def counted(self: sending.Sender, query: Any, *args: Any, **kwargs: Any) -> Any:
+        statements.append(query)
+        return await execute(self, query, *args, **kwargs)
+
+    here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
+    name = await here.new_channel()
+    await here.group_add("room", name)
+    await there.group_send("room", numbered(0))
+    monkeypatch.setattr(sending.Sender, "execute", counted)
+    await asyncio.gather(*(there.group_send("room", numbered(n)) for n in range(1, 50)))
+    assert [(await received(here, name))["n"] for _ in range(50)] == list(range(50))
+    assert len(statements) == 1
 
 
 # transactions

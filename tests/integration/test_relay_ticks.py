@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import call_command
+from psycopg import sql
 
 from django_pgnotify.connecting import connect
-from django_pgnotify.ledger import ticks
+from django_pgnotify.ledger import reader, taking, ticks
+from django_pgnotify.ledger.reader import read_range
+from django_pgnotify.ledger.rows import LedgerRow
+from django_pgnotify.ledger.taking import take_tick
+from django_pgnotify.ledger.ticks import Tick
 from django_pgnotify.relay.leader import Leader, lock_key, somebody_leads
 from tests.pglisten import execute, publish
 
@@ -38,41 +44,53 @@ def caught_up() -> None:
     call_command("pglisten", once=True)
 
 
-def test_second_storer_of_the_same_number_is_told_to_step_down() -> None:
+async def take_only(connection: Any, schema: str, previous: Tick) -> Tick | None:
+    """The tick that take_tick() stores, without its rows."""
+    taken = await take_tick(connection, schema, previous)
+    return None if taken is None else taken[0]
+
+
+both_ways = pytest.mark.parametrize("store_tick", [ticks.store_tick, take_only])
+
+
+@both_ways
+def test_second_storer_of_the_same_number_is_told_to_step_down(store_tick: Any) -> None:
     async def store_twice(one: Any, two: Any) -> None:
         previous = await ticks.latest_tick(one, "public")
-        assert await ticks.store_tick(one, "public", previous) is None
+        assert await store_tick(one, "public", previous) is None
         await one.execute("SELECT pgnotify_publish('t', '1')")
-        stored = await ticks.store_tick(one, "public", previous)
+        stored = await store_tick(one, "public", previous)
         assert stored is not None
         assert stored.number == previous.number + 1
         with pytest.raises(ticks.NotTheLatestTick):
-            await ticks.store_tick(two, "public", previous)
+            await store_tick(two, "public", previous)
 
     on_connections(store_twice)
 
 
-def test_storers_at_the_same_moment_collide_in_the_key() -> None:
+@both_ways
+def test_storers_at_the_same_moment_collide_in_the_key(store_tick: Any) -> None:
     async def collide(one: Any, two: Any) -> None:
         previous = await ticks.latest_tick(one, "public")
         await one.execute("SELECT pgnotify_publish('t', '1')")
         async with one.transaction():
-            assert await ticks.store_tick(one, "public", previous) is not None
+            assert await store_tick(one, "public", previous) is not None
             await two.execute("SET lock_timeout = '50ms'")
             # It waits for the other's commit, and must then fail: neither goes unnoticed.
             with pytest.raises(ticks.errors.LockNotAvailable):
-                await ticks.store_tick(two, "public", previous)
+                await store_tick(two, "public", previous)
         with pytest.raises(ticks.NotTheLatestTick):
-            await ticks.store_tick(two, "public", previous)
+            await store_tick(two, "public", previous)
 
     on_connections(collide)
 
 
-def test_tick_read_back_is_the_one_that_was_stored() -> None:
+@both_ways
+def test_tick_read_back_is_the_one_that_was_stored(store_tick: Any) -> None:
     async def read_back(one: Any, two: Any) -> None:
         previous = await ticks.latest_tick(one, "public")
         await one.execute("SELECT pgnotify_publish('t', '1')")
-        stored = await ticks.store_tick(one, "public", previous)
+        stored = await store_tick(one, "public", previous)
         assert stored == await ticks.latest_tick(two, "public")
         assert stored == await ticks.tick_by_number(two, "public", previous.number + 1)
         assert await ticks.tick_by_number(two, "public", previous.number + 2) is None
@@ -80,7 +98,22 @@ def test_tick_read_back_is_the_one_that_was_stored() -> None:
     on_connections(read_back)
 
 
-def test_search_for_news_goes_by_the_index_whatever_the_statistics_say() -> None:
+TICK_0 = Tick(number=0, snapshot="1:1:", bits=0)
+RUNNING = Tick(number=0, snapshot="1:9:3,5", bits=0)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        ticks._in_schema(ticks.STORE_IF_NEW, "public"),
+        taking._query("public", TICK_0),
+        taking._query("public", RUNNING),
+    ],
+    ids=["store", "take", "take after running ones"],
+)
+def test_search_for_news_goes_by_the_index_whatever_the_statistics_say(
+    query: sql.Composed,
+) -> None:
     publish("t", 1)
     execute(
         "INSERT INTO django_pgnotify_ledger (topic, changes)"
@@ -90,9 +123,8 @@ def test_search_for_news_goes_by_the_index_whatever_the_statistics_say() -> None
 
     async def plan(one: Any, two: Any) -> str:
         latest = await ticks.latest_tick(one, "public")
-        query = ticks._in_schema("EXPLAIN " + ticks.STORE_IF_NEW, "public")
         parameters = {"n": latest.number, "previous": latest.snapshot, "bits": 0}
-        rows = await (await one.execute(query, parameters)).fetchall()
+        rows = await (await one.execute(sql.SQL("EXPLAIN ") + query, parameters)).fetchall()
         return "\n".join(row[0] for row in rows)
 
     text = on_connections(plan)
@@ -131,3 +163,85 @@ def test_leader_session_would_not_outlive_a_frozen_process() -> None:
 
 def test_two_ledgers_have_leaders_of_their_own() -> None:
     assert lock_key("public") != lock_key("tenant")
+
+
+async def rows_between(connection: Any, after: Tick, upto: Tick) -> list[LedgerRow]:
+    rows = read_range(connection, "public", after, upto, None, hold=True)
+    async with aclosing(rows):
+        return [row async for row in rows]
+
+
+def test_rows_that_come_with_a_tick_are_those_that_a_replay_gives() -> None:
+    async def take(one: Any, two: Any) -> None:
+        previous = await ticks.latest_tick(one, "public")
+        for turn in range(3):
+            # Begun before the others and committed after: in the next tick, by its snapshot.
+            async with two.transaction():
+                await two.execute("SELECT pgnotify_publish('t', '\"slow\"')")
+                await one.execute("SELECT pgnotify_publish('t', %s)", [str(turn)])
+                taken = await take_tick(one, "public", previous)
+            assert taken is not None
+            tick, rows = taken
+            assert rows == await rows_between(two, previous, tick)
+            assert len(rows) == (1 if turn == 0 else 2)
+            previous = tick
+
+    on_connections(take)
+
+
+@pytest.mark.parametrize(("number", "size"), [(taking.ROWS_AT_ONCE + 1, 1), (3, 400_000)])
+def test_many_or_large_rows_are_left_to_the_reader(number: int, size: int) -> None:
+    execute(
+        "INSERT INTO django_pgnotify_ledger (topic, changes)"
+        " SELECT 't', repeat('x', %s) FROM generate_series(1, %s)",
+        size,
+        number,
+    )
+
+    async def take(one: Any, two: Any) -> None:
+        previous = await ticks.latest_tick(one, "public")
+        taken = await take_tick(one, "public", previous)
+        assert taken is not None
+        tick, rows = taken
+        assert rows is None
+        assert len(await rows_between(two, previous, tick)) == number
+
+    on_connections(take)
+    execute("TRUNCATE django_pgnotify_ledger")  # what stands in it is no JSON
+
+
+def test_reader_holds_a_bounded_number_of_bytes_and_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bound, largest = 10_000, 30_000
+    monkeypatch.setattr(reader, "BYTES_AT_ONCE", bound)
+    monkeypatch.setattr(reader, "ROWS_AT_ONCE", 50)
+    fetched: list[list[tuple[Any, ...]]] = []
+    fetch = reader._fetch
+
+    async def recorded(*args: Any) -> list[tuple[Any, ...]]:
+        fetched.append(await fetch(*args))
+        return fetched[-1]
+
+    monkeypatch.setattr(reader, "_fetch", recorded)
+    execute(
+        "INSERT INTO django_pgnotify_ledger (topic, changes)"
+        " SELECT 't', repeat('x', CASE WHEN n %% 10 = 0 THEN %s ELSE n END)"
+        " FROM generate_series(1, 1000) AS n",
+        largest,
+    )
+
+    async def read(one: Any, two: Any) -> list[LedgerRow]:
+        previous = await ticks.latest_tick(one, "public")
+        tick = await ticks.store_tick(one, "public", previous)
+        assert tick is not None
+        return await rows_between(two, previous, tick)
+
+    rows = on_connections(read)
+    execute("TRUNCATE django_pgnotify_ledger")
+    assert [row.id for row in rows] == sorted({row.id for row in rows})
+    assert len(rows) == 1000
+    pieces = [piece for piece in fetched if len(piece[0] if piece else ()) > 1]
+    assert max(len(piece) for piece in pieces) <= 50
+    texts = [[len(str(value)) for row in piece for value in row] for piece in pieces]
+    assert max(sum(lengths) for lengths in texts) <= bound + largest + 50 * 100
