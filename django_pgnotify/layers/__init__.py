@@ -6,6 +6,7 @@
     envelope.py    what stands in one NOTIFY, signed
     mailbox.py     local queues and group members, without I/O
     sending.py     the connection for statements
+    statements.py  what waits for it, and goes together
     storing.py     the table for large messages and for plain names
     listening.py   the connection for LISTEN
     losses.py      what was dropped or refused, counted

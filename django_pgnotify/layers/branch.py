@@ -11,7 +11,7 @@ import contextlib
 import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import psycopg
 
@@ -179,20 +179,24 @@ class Branch:
         except Exception as error:
             self._losses.drop(1, f"a claimed message could not be given back: {error!r}")
 
-    async def _handle(self, pg_channel: str, payload: str) -> None:
+    def _handle(self, pg_channel: str, payload: str) -> Awaitable[None] | None:
         envelope = opened(payload)
         if envelope is None:
             self._losses.refuse(pg_channel)
-            return
-        if envelope.origin == self.id or not self._concerns(envelope):
-            return
-        body: str | None = envelope.body
-        if envelope.row is not None:
-            body = await self._store.fetch(envelope.row)
+        elif envelope.origin != self.id and self._concerns(envelope):
+            if envelope.row is not None:
+                return self._fetch(pg_channel, envelope, envelope.row)
+            self._accept(pg_channel, envelope, envelope.body)
+        return None
+
+    async def _fetch(self, pg_channel: str, envelope: Envelope, row: int) -> None:
+        self._accept(pg_channel, envelope, await self._store.fetch(row))
+
+    def _accept(self, pg_channel: str, envelope: Envelope, body: str | None) -> None:
         if body is None or not envelope.is_genuine(pg_channel, body):
             self._losses.refuse(pg_channel)
-            return
-        self._deliver(envelope.kind, envelope.target, body)
+        else:
+            self._deliver(envelope.kind, envelope.target, body)
 
     def _concerns(self, envelope: Envelope) -> bool:
         # First, since most group messages of a big site are for other processes.

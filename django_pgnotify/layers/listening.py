@@ -1,9 +1,10 @@
 """Listening: one event loop's LISTEN connection, kept alive, always drained.
 
-Two tasks live as long as the loop uses the layer. One holds the connection and only moves
-payloads to a queue, because a listener that does not read fills the server's notify queue until
-COMMITs fail. The other handles the queue in order and outlives a lost connection. What is sent
-while the connection is down is lost: a channel layer delivers at most once.
+Two tasks live as long as the loop uses the layer. One holds the connection and never waits for
+anything else, because a listener that does not read fills the server's notify queue until COMMITs
+fail. A large body must be fetched: that, and what comes meanwhile, is the other's, which keeps the
+order and outlives a lost connection. What is sent while the connection is down is lost: a channel
+layer delivers at most once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -35,8 +37,8 @@ DEAF = (
     ' database: name a direct connection in PGNOTIFY["LISTENER"].'
 )
 
-Handler = Callable[[str, str], Awaitable[None]]
-"""Takes the pg channel and the payload."""
+Handler = Callable[[str, str], Awaitable[None] | None]
+"""Takes the pg channel and the payload; gives what is to be waited for, if anything."""
 
 
 class Listening:
@@ -58,7 +60,10 @@ class Listening:
         self._sender = sender
         self._handle = handle
         self._losses = losses
-        self._incoming: asyncio.Queue[tuple[str, str]] = asyncio.Queue(INCOMING_PAYLOADS)
+        self._incoming: deque[tuple[str, str]] = deque()
+        self._rest: Awaitable[None] | None = None
+        self._is_behind = False
+        self._fell_behind = asyncio.Event()
         self._live = asyncio.Event()
         self._beat = ""
         self._beat_returned = asyncio.Event()
@@ -72,6 +77,8 @@ class Listening:
             return
         for task in self._tasks:
             task.cancel()
+        self._incoming.clear()
+        self._is_behind = False
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._keep_listening()), loop.create_task(self._work())]
 
@@ -131,10 +138,36 @@ class Listening:
             if notification.payload == self._beat:
                 self._beat_returned.set()
                 continue
-            try:
-                self._incoming.put_nowait((notification.channel, notification.payload))
-            except asyncio.QueueFull:
-                self._losses.drop(1, "notifications came faster than they are handled")
+            self._take(notification.channel, notification.payload)
+
+    def _take(self, pg_channel: str, payload: str) -> None:
+        """Handle at once what has nothing to wait for and nobody before it."""
+        if not self._is_behind:
+            self._rest = self._begun(pg_channel, payload)
+            if self._rest is not None:
+                self._is_behind = True
+                self._fell_behind.set()
+        elif len(self._incoming) < INCOMING_PAYLOADS:
+            self._incoming.append((pg_channel, payload))
+        else:
+            self._losses.drop(1, "notifications came faster than they are handled")
+
+    def _begun(self, pg_channel: str, payload: str) -> Awaitable[None] | None:
+        try:
+            return self._handle(pg_channel, payload)
+        except Exception as error:
+            self._say_unhandled(error)
+            return None
+
+    async def _finished(self, rest: Awaitable[None] | None) -> None:
+        try:
+            if rest is not None:
+                await rest
+        except Exception as error:
+            self._say_unhandled(error)
+
+    def _say_unhandled(self, error: Exception) -> None:
+        self._losses.drop(1, f"a notification could not be handled: {error!r}")
 
     async def _keep_proving(self) -> None:
         """Probe the connection whenever it was silent for a heartbeat; ends by raising."""
@@ -157,13 +190,15 @@ class Listening:
             raise ListenerRefused(DEAF.format(settings.HEARTBEAT_SECONDS)) from None
 
     async def _work(self) -> None:
-        """Handle one payload after the other, which keeps the order, until cancelled."""
+        """Finish what has to wait, and then what came meanwhile, which keeps the order. Ends by
+        cancellation."""
         while True:
-            pg_channel, payload = await self._incoming.get()
-            try:
-                await self._handle(pg_channel, payload)
-            except Exception as error:
-                self._losses.drop(1, f"a notification could not be handled: {error!r}")
+            await self._fell_behind.wait()
+            self._fell_behind.clear()
+            await self._finished(self._rest)
+            while self._incoming:
+                await self._finished(self._begun(*self._incoming.popleft()))
+            self._is_behind = False
 
     def _say_live(self) -> None:
         self._live.set()

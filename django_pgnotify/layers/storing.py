@@ -18,7 +18,8 @@ from typing import Any, LiteralString
 import psycopg
 
 from ..exceptions import LedgerMissing
-from .sending import Parameters, Sender
+from .sending import Sender
+from .statements import Parameters
 
 # One round trip. A transaction that writes and notifies holds a cluster-wide lock while its WAL is
 # flushed; this one writes to an unlogged table only, hence has no WAL to wait for.

@@ -101,6 +101,7 @@ class Relay:
             "record": self._progress.record(self._leader.connection, self._leader.schema),
             "tell": self._progress.tell(self._sender.send_to_hubs),
             "gate": self._gate.keep_alive(),
+            "reader": _keep_alive(self.connections[0]),
         }
 
     async def handle(self, *, read_only: bool = False) -> None:
@@ -149,3 +150,10 @@ class Relay:
     ) -> None:
         for connection in self.connections:
             await connection.close()
+
+
+async def _keep_alive(reader: Connection) -> None:
+    """Notice that the connection is lost before a large tick needs it, until cancelled."""
+    while True:
+        await asyncio.sleep(settings.HEARTBEAT_SECONDS)
+        await reader.execute("SELECT 1")

@@ -180,17 +180,17 @@ async def test_messages_that_wait_together_share_statements(
     prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statements: list[Any] = []
-    execute = sending.Sender.execute
+    fetched = sending._fetched
 
-    async def counted(self: sending.Sender, query: Any, *args: Any, **kwargs: Any) -> Any:
-        statements.append(query)
-        return await execute(self, query, *args, **kwargs)
+    async def counted(connection: Any, statement: Any) -> Any:
+        statements.append(statement.query)
+        return await fetched(connection, statement)
 
     here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
     name = await here.new_channel()
     await here.group_add("room", name)
     await there.group_send("room", numbered(0))
-    monkeypatch.setattr(sending.Sender, "execute", counted)
+    monkeypatch.setattr(sending, "_fetched", counted)
     await asyncio.gather(*(there.group_send("room", numbered(n)) for n in range(1, 50)))
     assert [(await received(here, name))["n"] for _ in range(50)] == list(range(50))
     assert len(statements) == 1
