@@ -17,7 +17,7 @@ ENVELOPE_BYTES = 430
 of up to 20 digits, part 20, control 30."""
 HELD_BYTES = 32 * MIB
 """JSON that one tick may hold back to count its parts beforehand: 100,000 rows of a few columns
-make 20 MiB. Python takes five times that."""
+make 20 MiB."""
 REMEMBERED_GROUPS = 10_000
 """Groups whose last tick is remembered, about 200 bytes each."""
 
