@@ -104,7 +104,7 @@ def test_embedded_server_says_in_one_line_why_it_can_not_start(folder: Path) -> 
     assert "\n" not in str(failure.value)
 
 
-@pytest.mark.parametrize("version", ["15", "16", "18"])
+@pytest.mark.parametrize("version", ["15", "16", "17", "18"])
 def test_a_test_can_start_each_version_with_options(
     version: str, start_postgres: StartPostgres
 ) -> None:

