@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import aclosing
 
 from ..backoff import Backoff
@@ -14,7 +14,7 @@ from ..ledger.rows import LedgerRow, changes_of
 from ..ledger.ticks import Tick
 from .access import Access
 from .group import Group
-from .reading import Range, Ranges, Refill, Resume
+from .reading import Range, Ranges, Refill, Resume, beginning
 from .subscription import Subscription
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,9 @@ class CatchingUp:
         """Bring a client from its position to the latest tick, then let it follow its group."""
         key = (subscription.group, since)
         if key not in self._resumes:
-            self._resumes[key] = (Resume(subscription.group, since), after)
+            self._resumes[key] = (Resume(since), after)
         self._resumes[key][0].subscriptions.add(subscription)
+        subscription.replaying = True
         self._asked.set()
 
     def restart(self, look: Look) -> None:
@@ -125,7 +126,6 @@ class CatchingUp:
                 await self._read(Ranges(ranges))
         except BaseException:
             for key, (resume, after) in resumes.items():
-                # The older one goes on: it knows whom it has told that they are subscribed.
                 if key in self._resumes:
                     resume.subscriptions |= self._resumes[key][0].subscriptions
                 self._resumes[key] = (resume, after)
@@ -137,9 +137,15 @@ class CatchingUp:
         for group in groups:
             tick = look.resolve(group.position)
             if group.position is None or isinstance(tick, str):
-                group.restart(look.position, tick if isinstance(tick, str) else "unknown")
-            elif tick.number < look.latest.number:
-                found.append(self._range(group.name, Refill(group), tick, look))
+                group.restart(look, tick if isinstance(tick, str) else "unknown")
+            else:
+                begins = {tick.number: tick}
+                begins |= {one.number: one for one in _floors_beyond(group, tick)}
+                found += [
+                    self._range(group.name, Refill(group, number), one, look)
+                    for number, one in begins.items()
+                    if number < look.latest.number
+                ]
         return found
 
     def _returns(
@@ -151,7 +157,7 @@ class CatchingUp:
             if since.epoch == look.epoch and since.tick > look.trimmed:
                 found.append(self._range(group, resume, after, look))
             else:
-                resume.fail(look.position, "epoch" if since.epoch != look.epoch else "expired")
+                resume.fail(look, "epoch" if since.epoch != look.epoch else "expired")
                 del resumes[key]
         return found
 
@@ -203,13 +209,17 @@ class _ControlSink:
     def deliver(self, batch: object) -> None:
         """Never called: no event is in the group CONTROL."""
 
-    def finish(self, position: Position) -> None:
+    def finish(self, position: Position, tick: Tick) -> None:
         """Control rows up to here have been read."""
         self._owner.control = position
 
-    def fail(self, position: Position, reason: object) -> None:
-        """See finish()."""
-        self._owner.control = position
+
+def _floors_beyond(group: Group, tick: Tick) -> Iterator[Tick]:
+    """The ticks from which clients go on that came when the group was behind."""
+    for subscription in group.subscriptions:
+        floor = subscription.floor
+        if floor is not None and beginning(subscription, tick.number) != tick.number:
+            yield floor
 
 
 async def _wait_for_room(one: Range, patience: float) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from ..ledger.positions import Position
+from ..ledger.positions import Look, Position
 from .batches import EncodedEvent, Packer, make_batch
-from .browser import Reason, reset
+from .browser import Reason
 from .outbox import Item
 from .subscription import Subscription
 from .wire import GroupFrame, Heartbeat, LiveFrame
@@ -76,18 +76,18 @@ class Group:
         self.position = position
         self._part = None
 
-    def restart(self, position: Position, reason: Reason) -> None:
-        """What is missing can't be read: go on from here, and tell everybody."""
-        self.advance(position)
+    def restart(self, look: Look, reason: Reason) -> None:
+        """What is missing can't be read: go on from the latest tick, and tell everybody."""
+        self.advance(look.position)
         self._live = None
         self.held.clear()
         for subscription in self.subscriptions:
-            subscription.restart(position, reason)
+            subscription.restart(look, reason)
 
     def announce(self, reason: Reason) -> None:
         """Tell everybody of a gap that moves no position."""
         for subscription in self.subscriptions:
-            subscription.announce(reset(self.name, self._known, reason))
+            subscription.announce(reason, self._known)
 
     def refresh(self) -> None:
         """Tell the position to clients that have heard none for long, before it expires."""
@@ -99,10 +99,10 @@ class Group:
                     subscription.deliver(batch)
         self.was_quiet = True
 
-    def deliver(self, item: Item) -> None:
-        """Give an item to every subscription."""
+    def deliver(self, item: Item, to: Iterable[Subscription] | None = None) -> None:
+        """Give an item to every subscription, or to some."""
         self.was_quiet = False
-        for subscription in self.subscriptions:
+        for subscription in self.subscriptions if to is None else to:
             subscription.deliver(item)
 
     @property

@@ -59,6 +59,11 @@ class Hub:
             self._start(self._keep_refreshing()),
         ]
 
+    @property
+    def epoch(self) -> str | None:
+        """That of the latest look."""
+        return self._epoch
+
     @classmethod
     def enter(cls, alias: str) -> Hub:
         """The hub of this event loop and database, with one client more."""
@@ -83,24 +88,21 @@ class Hub:
     async def attach(self, subscription: Subscription, numbers: Iterable[int] = ()) -> Look:
         """Put a held subscription into its group, and look into the ledger once nothing in the
         group can be missed any more. Waits for channel layer and database."""
-        group = self.groups.get(subscription.group)
-        if group is None:
-            group = self.groups[subscription.group] = Group(subscription.group)
-        elif group.position is not None:
-            subscription.joined_at = group.position.tick
+        group = self.groups.setdefault(subscription.group, Group(subscription.group))
         group.subscriptions.add(subscription)
         await self._membership.join(HUB_GROUP)
         await self._membership.join(group.name)
-        look = await self._access.look({*numbers, subscription.joined_at})
+        look = await self.look(subscription, numbers)
         if group.position is None:
             group.position = look.position
-            subscription.joined_at = look.latest.number
             self._caught_up(group)
-        elif subscription.joined_at < 0:
-            # Somebody who came at the same time settled where the group stands, by an older
-            # look: from there on a snapshot must hide what it has seen.
-            subscription.joined_at = group.position.tick
-            look = await self._access.look({*numbers, subscription.joined_at})
+        return look
+
+    async def look(self, subscription: Subscription, numbers: Iterable[int] = ()) -> Look:
+        """Where the ledger stands. A client that has no beginning yet begins there."""
+        look = await self._access.look(list(numbers))
+        if subscription.floor is None:
+            subscription.floor = look.latest
         return look
 
     def resume(self, subscription: Subscription, since: Position, tick: Tick) -> None:
@@ -197,7 +199,7 @@ class Hub:
             logger.warning("hub sees another epoch", extra={"action": "hub_epoch"})
             for group in self.groups.values():
                 if group.position is not None:
-                    group.restart(look.position, "epoch")
+                    group.restart(look, "epoch")
 
     def _caught_up(self, group: Group) -> None:
         """Take what was held, by the same rules."""
@@ -213,7 +215,7 @@ class Hub:
         for name in list(self.groups) if names is None else names:
             if name in self.groups:
                 for subscription in list(self.groups[name].subscriptions):
-                    subscription.revoke()
+                    subscription.revoke(self.groups[name].position)
 
     # What comes with time -----------------------------------------------------------------
 

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator
 from typing import Protocol
 
 from ..groups import GroupTemplate
-from ..ledger.positions import Position
+from ..ledger.positions import Look, Position
 from ..ledger.reader import Snapshot
 from ..ledger.rows import Change
 from ..ledger.ticks import Tick
 from .batches import Batch, EncodedEvent, Packer, encode_event
-from .browser import Reason, reset, subscribed
+from .browser import Reason
 from .group import Group
 from .subscription import Subscription
 
@@ -22,11 +22,8 @@ class Sink(Protocol):
     def deliver(self, batch: Batch) -> None:
         """Take a batch."""
 
-    def finish(self, position: Position) -> None:
-        """All events up to the position have been delivered."""
-
-    def fail(self, position: Position, reason: Reason) -> None:
-        """They can't be read: go on from the position."""
+    def finish(self, position: Position, tick: Tick) -> None:
+        """All events up to the position, which is the tick's, have been delivered."""
 
     @property
     def waits_for(self) -> Collection[Subscription]:
@@ -34,27 +31,37 @@ class Sink(Protocol):
 
 
 class Refill:
-    """A group that missed something."""
+    """Those clients of a group that missed something and go on from one tick.
 
-    def __init__(self, group: Group) -> None:
+    Most go on from where the group stands. Who came when it was behind the ledger was told a
+    later tick, and gets nothing from before that.
+    """
+
+    def __init__(self, group: Group, begin: int) -> None:
         self._group = group
+        self._stood = -1 if group.position is None else group.position.tick
+        self._begin = begin
 
     def deliver(self, batch: Batch) -> None:
-        """Give it to everybody in the group."""
-        self._group.deliver(batch)
+        """Give it to all of them."""
+        self._group.deliver(batch, [one for one in self._group.subscriptions if self._has(one)])
 
-    def finish(self, position: Position) -> None:
+    def finish(self, position: Position, tick: Tick) -> None:
         """The group stands there."""
         self._group.advance(position)
-
-    def fail(self, position: Position, reason: Reason) -> None:
-        """Everybody in the group gets a reset."""
-        self._group.restart(position, reason)
 
     @property
     def waits_for(self) -> Collection[Subscription]:
         """None: the group's other clients must not wait for a slow one."""
         return ()
+
+    def _has(self, subscription: Subscription) -> bool:
+        return beginning(subscription, self._stood) == self._begin
+
+
+def beginning(subscription: Subscription, stood: int) -> int:
+    """The tick from which a client's group is read for it, when the group stands at another."""
+    return stood if subscription.floor is None else max(stood, subscription.floor.number)
 
 
 class Resume:
@@ -64,45 +71,29 @@ class Resume:
     latter's position is the latest one, as theirs may be about to expire.
     """
 
-    def __init__(self, group: str, since: Position) -> None:
-        self._group = group
-        self._since = since
-        self._subscribed: set[Subscription] = set()
+    def __init__(self, since: Position) -> None:
+        self.since = since
         self.subscriptions: set[Subscription] = set()
 
     def deliver(self, batch: Batch) -> None:
         """Give them events that they missed."""
         for subscription in self._active():
-            self._subscribe(subscription, self._since)
-            if not subscription.skips_replay:
-                subscription.outbox.put(batch)
+            subscription.replay(batch, self.since)
 
-    def finish(self, position: Position) -> None:
+    def finish(self, position: Position, tick: Tick) -> None:
         """They have all; what came meanwhile follows."""
         for subscription in self._active():
-            self._subscribe(subscription, position)
-            subscription.stands = position
-            subscription.release()
+            subscription.caught_up(position, tick, self.since)
 
-    def fail(self, position: Position, reason: Reason) -> None:
+    def fail(self, look: Look, reason: Reason) -> None:
         """Tell them that they must read their state anew."""
         for subscription in self._active():
-            if subscription not in self._subscribed:
-                subscription.outbox.put(subscribed(self._group, position, recovered=False))
-            subscription.stands = position
-            subscription.outbox.put(reset(self._group, position, reason))
-            subscription.release()
+            subscription.fail(look, reason)
 
     @property
     def waits_for(self) -> Collection[Subscription]:
         """All, for they may have missed more than a queue holds."""
         return self._active()
-
-    def _subscribe(self, subscription: Subscription, position: Position) -> None:
-        if subscription not in self._subscribed:
-            self._subscribed.add(subscription)
-            subscription.stands = position
-            subscription.outbox.put(subscribed(self._group, position, recovered=True))
 
     def _active(self) -> list[Subscription]:
         return [subscription for subscription in self.subscriptions if subscription.active]
@@ -139,7 +130,7 @@ class Range:
         """Deliver the rest."""
         if not self._is_empty:
             self.sink.deliver(self._packer.finish())
-        self.sink.finish(self.position)
+        self.sink.finish(self.position, self.upto)
 
 
 class Ranges:

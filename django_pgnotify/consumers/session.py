@@ -7,8 +7,10 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Protocol, cast
+from functools import partial
+from typing import Protocol, TypeVar, cast
 
+from ..backoff import Backoff
 from ..conf import settings
 from ..ending import end
 from ..events import Event
@@ -29,9 +31,12 @@ from .browser import (
 from .hub import Hub
 from .outbox import Item, Outbox
 from .seeing import see
+from .snapshots import Taken
 from .subscription import Subscription
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_REQUESTS = 1000
 """Requests of a client that may wait for the database; an honest one sends one a group."""
@@ -145,6 +150,9 @@ class Session:
             await work
         except ClientGone:
             pass
+        except snapshots.Failed as failed:
+            logger.error("%s: its client is disconnected", failed, exc_info=failed.__cause__)
+            await self._failed()
         except Exception:
             logger.exception("a client can't be served any more")
             await self._failed()
@@ -184,19 +192,36 @@ class Session:
         self.subscriptions[group] = subscription
         self._expected.discard(group)
         position = None if since is None else Position.parse(since)
-        look = await hub.attach(subscription, () if position is None else (position.tick,))
+        numbers = () if position is None else (position.tick,)
+        look = await hub.attach(subscription, numbers)
         # Again: a revoke may have come before we could hear of it.
         if not await self.authorized(group):
             await self._forbid(group)
             return
+        if subscription.floor is None:  # another row of ticks has begun meanwhile
+            look = await hub.look(subscription, numbers)
         found = None if since is None else look.resolve(position)
         if isinstance(found, Tick) and position is not None:
-            hub.resume(subscription, position, found)
+            await self._resume(hub, subscription, look, position, found)
         else:
             self._begin(subscription, look.position, cast("ResetReason | None", found))
             if self._takes_snapshots:
                 await self._send_snapshot(hub, subscription, look)
             subscription.release()
+
+    async def _resume(
+        self, hub: Hub, subscription: Subscription, look: Look, since: Position, tick: Tick
+    ) -> None:
+        if since.snapshot is not None:
+            hide = partial(
+                snapshots.seen_beyond,
+                since,
+                alias=self._consumer.using,
+                group=subscription.group,
+                tick=tick,
+            )
+            subscription.hidden, _ = await self._read(hub, subscription, look, lambda _: hide())
+        hub.resume(subscription, since, tick)
 
     def _begin(
         self, subscription: Subscription, position: Position, reason: ResetReason | None
@@ -218,24 +243,45 @@ class Session:
 
     async def _send_snapshot(self, hub: Hub, subscription: Subscription, look: Look) -> None:
         group = subscription.group
-        taken = await asyncio.get_running_loop().run_in_executor(
-            hub.snapshot_threads,
-            lambda: snapshots.take(
+
+        def take(look: Look) -> Taken:
+            return snapshots.take(
                 lambda: self._consumer.snapshot(group),
                 alias=self._consumer.using,
                 group=group,
                 epoch=look.epoch,
-                # None, and so everything, if that tick has been trimmed meanwhile: the group may
-                # still be reading from there.
-                after=look.tick_of(subscription.joined_at),
-            ),
-        )
+                after=subscription.floor or look.latest,
+            )
+
+        taken, look = await self._read(hub, subscription, look, take)
         if taken.rows is None:
             return
         for answer in snapshot(group, taken.rows, before=look.position, after=taken.position):
             self.outbox.put(answer)
         subscription.hidden = taken.hidden
         subscription.stands = taken.position
+
+    async def _read(
+        self, hub: Hub, subscription: Subscription, look: Look, work: Callable[[Look], T]
+    ) -> tuple[T, Look]:
+        """What `work` reads in a thread, and the look that it began at; waits for the database."""
+        loop, backoff = asyncio.get_running_loop(), Backoff()
+        while True:
+            try:
+                found = await loop.run_in_executor(hub.snapshot_threads, work, look)
+            except snapshots.AWAY as error:
+                logger.warning(
+                    "can't read a snapshot of %r, tries again: %s",
+                    subscription.group,
+                    error,
+                    extra={"action": "snapshot_failed"},
+                )
+                await asyncio.sleep(backoff.next_delay())
+            else:
+                if look.epoch == hub.epoch:
+                    return found, look
+            # A database that was away may have come back with another history.
+            look = await hub.look(subscription)
 
     async def _unsubscribe(self, group: str) -> None:
         if group in self.subscriptions:
@@ -273,11 +319,11 @@ class Session:
 
     def position_of(self, subscription: Subscription) -> Position | None:
         """Where the client will stand in the group when it has what is queued."""
-        stands = subscription.stands
+        return subscription.place(self._reached(subscription))
+
+    def _reached(self, subscription: Subscription) -> Position | None:
         group = None if self._hub is None else self._hub.groups.get(subscription.group)
-        if subscription.is_held or stands is None or group is None or group.position is None:
-            return stands
-        return max(stands, group.position, key=lambda position: position.tick)
+        return None if group is None else group.position
 
     def _stamp(self, item: Item) -> str | None:
         """The position from which a client could resume all of its groups after this item."""
@@ -288,14 +334,15 @@ class Session:
         known = [position for position in positions if position is not None]
         if not known or len(known) < len(positions) or self._expected:
             return None
+        if len(known) > 1 and any(position.snapshot for position in known):
+            return None  # what one group's snapshot has seen, others may not have told
         return min(known, key=lambda position: position.tick).token
 
     def _overflowed(self) -> Iterator[Answer]:
-        for group, subscription in self.subscriptions.items():
-            subscription.skips_replay = True
-            position = self.position_of(subscription)
-            if position is not None:
-                yield reset(group, position, "overflow")
+        for subscription in self.subscriptions.values():
+            answer = subscription.overflow(self._reached(subscription))
+            if answer is not None:
+                yield answer
 
     async def _send(self, item: Item, stamp: str | None) -> None:
         if self._filters and isinstance(item, Batch) and item.events:

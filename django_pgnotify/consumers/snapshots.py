@@ -2,23 +2,24 @@
 
 ``snapshot()`` runs in a thread, in a REPEATABLE READ READ ONLY transaction on the thread's own
 connection. The same transaction reads the latest tick and the ledger rows beyond it that it can
-see: their events are in the rows already, and are left out when their ticks come.
+see: their events are in the rows already, and are left out when their ticks come. A client that
+comes back before they have come is known by its position, which holds the ``pg_snapshot``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import QuerySet
 
 from ..events import dumps
-from ..exceptions import LedgerMissing
+from ..exceptions import LedgerMissing, PgnotifyError
 from ..ledger.install import schema_of_ledger
-from ..ledger.positions import Position
-from ..ledger.ticks import SNAPSHOT_OF_NOTHING, Tick
+from ..ledger.positions import TOKEN_LENGTH, Position
+from ..ledger.ticks import Tick
 from ..values import to_json_value
 from .subscription import Hidden
 
@@ -26,12 +27,26 @@ TICKS_IN_FLIGHT = 2
 """The latest tick that a snapshot sees, plus 1, may be younger than its tick and not stored yet;
 plus 2 begins after that one is stored, hence after the snapshot, and sees all that it saw."""
 
-LATEST = "SELECT number, bits FROM {schema}.django_pgnotify_tick ORDER BY number DESC LIMIT 1"
+AWAY = (OperationalError, InterfaceError)
+"""What a database that is away raises: it is waited for."""
+
+
+class Failed(PgnotifyError):
+    """A consumer's snapshot() has a mistake: the cause tells which."""
+
+
+LATEST = """
+    SELECT number, bits, snapshot::text, pg_current_snapshot()::text
+    FROM {schema}.django_pgnotify_tick ORDER BY number DESC LIMIT 1
+"""
+# Rows that a snapshot sees and the tick `after` did not, and whether a tick `told` did.
 SEEN = """
-    SELECT id::text FROM {schema}.django_pgnotify_ledger
+    SELECT id::text, pg_visible_in_snapshot(xid, %(told)s::pg_snapshot)
+    FROM {schema}.django_pgnotify_ledger
     WHERE (xid >= pg_snapshot_xmax(%(after)s::pg_snapshot)
             OR xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(after)s::pg_snapshot))))
-        AND (strpos(changes, '"truncate"') > 0 OR strpos(changes, %(group)s) > 0)
+        AND pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
+        AND (strpos(changes, '"templates":') > 0 OR strpos(changes, %(group)s) > 0)
 """
 
 
@@ -42,9 +57,9 @@ class Taken:
     rows: list[str] | None
     """Each row as JSON text; None if the consumer gives no snapshot of this group."""
     position: Position
-    """The latest tick that it sees."""
+    """The latest tick that it sees, with the snapshot if that sees more."""
     hidden: Hidden
-    """What it sees beyond."""
+    """What it sees beyond the tick that the client's events begin at."""
 
 
 def take(
@@ -53,9 +68,9 @@ def take(
     alias: str,
     group: str,
     epoch: str,
-    after: Tick | None,
+    after: Tick,
 ) -> Taken:
-    """Call `rows` and read where it stands. Ledger rows are told from the tick `after` on, or all.
+    """Call `rows` and read where it stands; `after` is the tick that the client's events begin at.
 
     Runs in a thread of its own, whose database connection it closes.
     """
@@ -64,17 +79,54 @@ def take(
         with transaction.atomic(using=alias):
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            number, bits = _query(alias, LATEST, {})[0]
-            beyond = SNAPSHOT_OF_NOTHING if after is None else after.snapshot
-            seen = _query(alias, SEEN, {"after": beyond, "group": f'"{group}"'})
-            texts = _texts(rows(), alias)
+            number, bits, told, snapshot = _query(alias, LATEST, {})[0]
+            seen = _seen(alias, group, after=after.snapshot, told=told, snapshot=snapshot)
+            texts = _texts_of(rows, alias, group)
     finally:
         connections.close_all()
-    return Taken(
-        rows=texts,
-        position=Position(epoch=epoch, tick=number, bits=bits),
-        hidden=Hidden(rows=frozenset(id for (id,) in seen), until=number + TICKS_IN_FLIGHT),
-    )
+    position = Position(epoch=epoch, tick=number, bits=bits)
+    if not all(seen.values()):
+        position = _within(position, snapshot)
+    return Taken(rows=texts, position=position, hidden=_hidden(seen, number))
+
+
+def seen_beyond(position: Position, *, alias: str, group: str, tick: Tick) -> Hidden:
+    """What the client has seen in the snapshot of its position, beyond the position's tick.
+
+    Runs in a thread of its own, whose database connection it closes.
+    """
+    told, snapshot = tick.snapshot, position.snapshot
+    try:
+        seen = _seen(alias, group, after=told, told=told, snapshot=snapshot or told)
+    finally:
+        connections.close_all()
+    return _hidden(seen, tick.number)
+
+
+def _seen(alias: str, group: str, **snapshots: str) -> dict[str, bool]:
+    return dict(_query(alias, SEEN, {"group": f'"{group}"', **snapshots}))
+
+
+def _hidden(seen: Iterable[str], number: int) -> Hidden:
+    return Hidden(rows=frozenset(seen), until=number + TICKS_IN_FLIGHT)
+
+
+def _within(position: Position, snapshot: str) -> Position:
+    """The snapshot's place after the tick; the tick's where that many were writing that it would
+    be too long: what was seen beyond is told again to a client that comes back so soon."""
+    within = replace(position, snapshot=snapshot)
+    return within if len(within.token) <= TOKEN_LENGTH else position
+
+
+def _texts_of(
+    rows: Callable[[], Iterable[Any] | None], alias: str, group: str
+) -> list[str] | None:
+    try:
+        return _texts(rows(), alias)
+    except AWAY:
+        raise
+    except Exception as error:
+        raise Failed(f"snapshot() of {group!r} failed") from error
 
 
 def _texts(rows: Iterable[Any] | None, alias: str) -> list[str] | None:

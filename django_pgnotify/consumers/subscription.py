@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..conf import settings
-from ..ledger.positions import Position
-from .batches import Batch, make_batch
-from .browser import Answer, Reason, reset
+from ..ledger.positions import Look, Position
+from ..ledger.ticks import Tick
+from .batches import Batch, EncodedEvent, make_batch
+from .browser import Answer, Reason, reset, subscribed
 from .outbox import Item, Outbox
 
 
@@ -21,14 +22,9 @@ class Hidden:
     until: int
     """The first tick that is known to begin after the snapshot's end."""
 
-    def without(self, batch: Batch) -> Batch:
-        """The batch without these rows' events."""
-        events = tuple(event for event in batch.events if event.ledger_row not in self.rows)
-        if len(events) == len(batch.events):
-            return batch
-        return make_batch(
-            batch.group, events, tick=batch.tick, position=batch.position, more=batch.more
-        )
+    def without(self, batch: Batch) -> tuple[EncodedEvent, ...]:
+        """The batch's other events."""
+        return tuple(event for event in batch.events if event.ledger_row not in self.rows)
 
 
 class Subscription:
@@ -41,13 +37,17 @@ class Subscription:
     def __init__(self, group: str, outbox: Outbox, check_again: Callable[[str], None]) -> None:
         self.group = group
         self.outbox = outbox
+        self.floor: Tick | None = None
+        """Where reading begins for it when its group must be read from an earlier tick; None
+        until the ledger has told it, and again if the row of ticks begins anew before the client
+        is subscribed."""
         self.stands: Position | None = None
         """Where the client stands apart from its group; None before it is subscribed."""
-        self.joined_at = -1
-        """The tick at which the group stood when it came; -1 if the group came with it."""
         self.active = True
-        self.skips_replay = False
-        """True after an overflow: the client reads its state anew, past events are no use."""
+        self.replaying = False
+        """True while the ledger is read for it from where the client left off."""
+        self.cut_short = False
+        """True after an overflow in a replay: the client is to read its state anew at its end."""
         self.withheld = False
         """True if a position has not been told, since no event with it was visible."""
         self.hidden: Hidden | None = None
@@ -55,12 +55,17 @@ class Subscription:
         self._check_again = check_again
         self._holds = {"subscribing"}
         self._held: list[Item] = []
-        self._held_too_much = False
+        self._dropped: Position | None = None
+        """The place of what was held last when it had become too much."""
 
-    @property
-    def is_held(self) -> bool:
-        """True while it does not follow its group."""
-        return bool(self._holds)
+    def place(self, reached: Position | None) -> Position | None:
+        """Where the client stands when its group has reached a position."""
+        stands = self.stands
+        if stands is None or reached is None or self._holds:
+            return stands
+        if self.hidden is not None and reached.tick < self.hidden.until:
+            return stands  # how much of the snapshot is in that tick, nobody knows
+        return reached if reached.tick > stands.tick else stands
 
     def deliver(self, item: Item) -> None:
         """Take an item of the group."""
@@ -70,7 +75,7 @@ class Subscription:
             self._held.append(item)
         else:
             self._held.clear()
-            self._held_too_much = True
+            self._dropped = item.position
 
     def release(self, hold: str = "subscribing") -> None:
         """Follow the group, unless held otherwise too."""
@@ -78,50 +83,110 @@ class Subscription:
         if self._holds or not self.active:
             return
         held, self._held = self._held, []
-        if self._held_too_much and self.stands is not None:
-            self._held_too_much = False
-            self.outbox.put(reset(self.group, self.stands, "overflow"))
+        dropped, self._dropped = self._dropped, None
+        if dropped is not None and (place := self.place(dropped)) is not None:
+            self.stands, self.hidden = place, None
+            self.outbox.put(reset(self.group, place, "overflow"))
         for item in held:
             self._pass(item)
 
-    def revoke(self) -> None:
+    def revoke(self, reached: Position | None) -> None:
         """Hold everything until the client has been authorized anew."""
+        self.stands = self.place(reached)
         self._holds.add("authorizing")
         self._check_again(self.group)
 
-    def restart(self, position: Position, reason: Reason) -> None:
+    def restart(self, look: Look, reason: Reason) -> None:
         """The row of ticks begins anew: forget what is held, tell the client where to go on."""
         self._held.clear()
+        self.floor = None
+        if self.replaying:
+            return  # it has a place of its own, and hears at its end what became of it
         self.hidden = None
-        self.skips_replay = True
         if self.stands is not None:
-            self.stands = position
-            self.deliver(reset(self.group, position, reason))
+            self.stands, self.floor = look.position, look.latest
+            self.deliver(reset(self.group, look.position, reason))
 
-    def announce(self, answer: Answer) -> None:
-        """Deliver an answer, unless the client has not even been told that it is subscribed."""
-        if self.stands is not None:
-            self.deliver(answer)
+    def overflow(self, reached: Position | None) -> Answer | None:
+        """What was queued is gone: what the client is told instead, if anything."""
+        if self.replaying:
+            self.cut_short = self.stands is not None
+            return None
+        place = self.place(reached)
+        return None if place is None else reset(self.group, place, "overflow")
+
+    def announce(self, reason: Reason, reached: Position) -> None:
+        """Tell of a gap, unless the client has not even been told that it is subscribed."""
+        place = self.place(reached)
+        if place is not None:
+            self.deliver(reset(self.group, place, reason))
+
+    # A client that came back --------------------------------------------------------------
+
+    def replay(self, batch: Batch, since: Position) -> None:
+        """Give it events that it missed."""
+        self._subscribe(since, recovered=True)
+        if not self.cut_short:
+            self._pass(batch)
+
+    def caught_up(self, position: Position, tick: Tick, since: Position) -> None:
+        """It has all up to a tick; what came meanwhile follows."""
+        hidden = self.hidden is not None and position.tick < self.hidden.until
+        self._subscribe(since if hidden else position, recovered=True)
+        if self.cut_short:
+            self._arrive(position, tick, "overflow")
+        else:
+            self._arrive(since if hidden else position, tick, None)
+
+    def fail(self, look: Look, reason: Reason) -> None:
+        """What it missed can't be read: it must read its state anew."""
+        self._subscribe(look.position, recovered=False)
+        self._arrive(look.position, look.latest, reason)
+
+    def _subscribe(self, position: Position, *, recovered: bool) -> None:
+        if self.stands is None:
+            self.stands = position
+            self.outbox.put(subscribed(self.group, position, recovered))
+
+    def _arrive(self, position: Position, tick: Tick, reason: Reason | None) -> None:
+        self.stands, self.floor = position, tick
+        self.replaying = self.cut_short = False
+        if reason is not None:
+            self.hidden = None
+            self.outbox.put(reset(self.group, position, reason))
+        self.release()
+
+    # What is told -------------------------------------------------------------------------
 
     def _pass(self, item: Item) -> None:
-        if isinstance(item, Batch) and item.tick is not None:
-            if self.stands is not None and item.tick <= self.stands.tick:
-                return
-            if self.hidden is not None and not self._shows(
-                item := self._without(self.hidden, item)
-            ):
-                self.withheld = True
-                return
-        self.outbox.put(item)
+        fitting = self._fitting(item) if isinstance(item, Batch) else item
+        if fitting is not None:
+            self.outbox.put(fitting)
 
-    def _without(self, hidden: Hidden, batch: Batch) -> Batch:
+    def _fitting(self, batch: Batch) -> Batch | None:
+        """The batch as the client may see it, None if it has had it."""
+        if batch.tick is None:
+            return _with(batch, batch.events, self.place(batch.position))
+        if self.stands is not None and batch.tick <= self.stands.tick:
+            return None
+        return batch if self.hidden is None else self._without(self.hidden, batch)
+
+    def _without(self, hidden: Hidden, batch: Batch) -> Batch | None:
         rest = hidden.without(batch)
-        if batch.tick is not None and batch.tick >= hidden.until and not batch.more:
+        shows = bool(rest) or (self._begun and not batch.more)
+        self._begun = batch.more and (self._begun or shows)
+        if not batch.more and (shows or (batch.tick or 0) >= hidden.until):
+            # A tick with an event that the snapshot did not see has all that the snapshot saw.
             self.hidden = None
-        return rest
+        if not shows:
+            self.withheld = True
+            return None
+        return _with(batch, rest, self.stands if batch.more else None)
 
-    def _shows(self, rest: Batch) -> bool:
-        """False for a batch of which nothing is left, unless it ends what went with ``more``."""
-        shows = bool(rest.events) or (self._begun and not rest.more)
-        self._begun = rest.more and (self._begun or shows)
-        return shows
+
+def _with(batch: Batch, events: tuple[EncodedEvent, ...], place: Position | None) -> Batch:
+    """The batch with these events and, if one is given, at another place."""
+    place = place or batch.position
+    if len(events) == len(batch.events) and place == batch.position:
+        return batch
+    return make_batch(batch.group, events, tick=batch.tick, position=place, more=batch.more)

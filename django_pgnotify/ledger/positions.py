@@ -7,8 +7,9 @@ never to another set of events.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, LiteralString, TypeAlias
 
 from psycopg import sql
@@ -22,9 +23,13 @@ ResetReason: TypeAlias = Literal["epoch", "expired", "unknown"]
 
 VERSION = "1"
 # An epoch of up to 40 characters leaves a token below 100; a tick is a positive bigint.
-TOKEN = re.compile(r"1\.([A-Za-z0-9_-]{1,40})\.(0|[1-9][0-9]{0,18})\.([0-9a-f]{16})", re.ASCII)
-TOKEN_LENGTH = 100
-"""Characters that no token exceeds: 1 + 1 + 40 + 1 + 19 + 1 + 16 = 79."""
+TICK_TOKEN = r"1\.([A-Za-z0-9_-]{1,40})\.(0|[1-9][0-9]{0,18})\.([0-9a-f]{16})"
+SNAPSHOT_TOKEN = r"\.([0-9a-f]+(?:-[0-9a-f]+)*)-[0-9a-f]{8}"
+TOKEN = re.compile(f"{TICK_TOKEN}(?:{SNAPSHOT_TOKEN})?", re.ASCII)
+TOKEN_LENGTH = 1000
+"""Characters that no token exceeds: 1 + 1 + 40 + 1 + 19 + 1 + 16 = 79 for a tick; a snapshot adds
+26, and up to 5 for each transaction that was writing then, of which there is room for 170."""
+XID_MAX = 2**64 - 1
 BIGINT_MAX = 2**63 - 1
 ALL_BITS = 2**64 - 1
 
@@ -39,11 +44,22 @@ class Position:
     """The tick's number."""
     bits: int
     """Its 64 random bits, signed as PostgreSQL keeps them."""
+    snapshot: str | None = None
+    """A ``pg_snapshot`` beyond the tick, of which everything has been seen too."""
 
     @property
     def token(self) -> str:
-        """The text that a browser keeps: URL-safe, below 100 characters."""
-        return f"{VERSION}.{self.epoch}.{self.tick}.{self.bits & ALL_BITS:016x}"
+        """The text that a browser keeps: URL-safe, and short."""
+        tick = f"{VERSION}.{self.epoch}.{self.tick}.{self.bits & ALL_BITS:016x}"
+        if self.snapshot is None:
+            return tick
+        packed = _pack(self.snapshot)
+        return f"{tick}.{packed}-{zlib.crc32(f'{tick}.{packed}'.encode()):08x}"
+
+    @property
+    def of_tick(self) -> Position:
+        """The tick's own position."""
+        return replace(self, snapshot=None)
 
     @classmethod
     def parse(cls, token: str) -> Position | None:
@@ -53,7 +69,26 @@ class Position:
             return None
         unsigned = int(match[3], 16)
         bits = unsigned - 2**64 if unsigned > BIGINT_MAX else unsigned
-        return cls(epoch=match[1], tick=int(match[2]), bits=bits)
+        snapshot = None if match[4] is None else _unpack(match[4])
+        position = cls(epoch=match[1], tick=int(match[2]), bits=bits, snapshot=snapshot)
+        return position if position.token == token else None
+
+
+def _pack(snapshot: str) -> str:
+    """Its end, and how far before that each transaction is that was running, in hexadecimal."""
+    _, end, running = snapshot.split(":")
+    before = (int(end) - int(xid) for xid in running.split(",") if xid)
+    return "-".join(f"{number:x}" for number in (int(end), *before))
+
+
+def _unpack(packed: str) -> str | None:
+    """The snapshot; None if it can't be one."""
+    end, *before = (int(number, 16) for number in packed.split("-"))
+    running = [end - number for number in before]
+    first = min(running, default=end)
+    if running != sorted(set(running)) or end in running or first < 1 or end > XID_MAX:
+        return None
+    return f"{first}:{end}:{','.join(map(str, running))}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
