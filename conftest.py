@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+from asgiref.sync import SyncToAsync
+from django.db import connections
+
 pytest_plugins = [
     "tests.servers.left_out",
     "tests.servers.fixtures",
@@ -9,3 +15,11 @@ pytest_plugins = [
     "tests.handler_kit",
     "tests.own_server",
 ]
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """Before the databases are dropped, end the session of the thread that ``sync_to_async``
+    works in: a consumer that is cancelled does not come to end it."""
+    yield
+    SyncToAsync.single_thread_executor.submit(connections.close_all).result()

@@ -41,6 +41,9 @@ T = TypeVar("T")
 MAX_REQUESTS = 1000
 """Requests of a client that may wait for the database; an honest one sends one a group."""
 
+_closing: set[asyncio.Task[None]] = set()
+"""Else nobody holds a task whose connection has gone."""
+
 
 class ClientGone(Exception):
     """The connection does not take frames any more; the server is about to say so."""
@@ -117,7 +120,14 @@ class Session:
         self._requested.set()
 
     async def close(self) -> None:
-        """Leave everything. Idempotent."""
+        """Leave everything. Idempotent; goes on to its end even if the caller is cancelled, as
+        servers do again and again with a connection that takes long to end."""
+        closing = asyncio.create_task(self._close(), name="pgnotify session's end")
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
+        await asyncio.shield(closing)
+
+    async def _close(self) -> None:
         tasks, self._tasks = self._tasks, []
         await end(tasks)
         self.outbox.close()

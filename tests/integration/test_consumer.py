@@ -809,3 +809,18 @@ async def test_cancelled_connection_leaves_nothing() -> None:
     browser.socket.future.cancel()
     await asyncio.wait([browser.socket.future])
     assert asyncio.all_tasks() == before
+
+
+async def test_connection_that_is_cancelled_again_while_it_ends_leaves_nothing() -> None:
+    from django_pgnotify.consumers import hub
+
+    before = asyncio.all_tasks()
+    browser = await Browser().__aenter__()
+    await browser.subscribe("orders")
+    while not browser.socket.future.done():
+        browser.socket.future.cancel()
+        await asyncio.sleep(0)
+    if ending := asyncio.all_tasks() - before:
+        await asyncio.wait(ending, timeout=5)
+    assert asyncio.all_tasks() == before
+    assert not hub._hubs.get(asyncio.get_running_loop())

@@ -89,14 +89,12 @@ class _GroupAccount:
                 self._note("state", f"row {pk} is {table.get(pk)}, shown {shown.get(pk)}")
 
     def _check_keys(self, segments: Sequence[Segment]) -> list[tuple[Happened, Accepted]]:
-        """Nothing rolled back, nothing twice, nothing that the snapshot held."""
+        """Nothing rolled back, nothing twice, nothing from before the beginning."""
         found: list[tuple[Happened, Accepted]] = []
         keys: set[Key] = set()
         for segment in segments:
-            held = None if segment.snapshot is None else Snapshot.of(segment.snapshot)
-            for place, accepted in enumerate(segment.accepted):
-                if place == segment.resumed_after:
-                    held = None
+            held = self._held_by(segment)
+            for accepted in segment.accepted:
                 self.account.accepted += 1
                 key = _key(accepted)
                 happened = self.by_key.get(key)
@@ -105,11 +103,24 @@ class _GroupAccount:
                 elif key in keys:
                     self._note("twice", accepted)
                 elif held is not None and held.sees(happened.xid):
-                    self._note("overlap", f"{accepted} is in {segment.snapshot}")
+                    where = segment.snapshot or segment.start
+                    self._note("overlap", f"{accepted} is in {where}")
                 else:
                     keys.add(key)
                     found.append((happened, accepted))
         return found
+
+    def _held_by(self, segment: Segment) -> Snapshot | None:
+        """What a client had when the segment began, and so must not get."""
+        if segment.snapshot is not None:
+            return Snapshot.of(segment.snapshot)
+        # A stream resumes all of its groups from one position, the lowest.
+        if self.group.client.shares_position:
+            return None
+        try:
+            return self.truth.at(segment.start)
+        except KeyError:
+            return None  # told by another check
 
     def _check_nothing_lost(self, segments: Sequence[Segment], keys: set[Key]) -> None:
         """All between a segment's begin and the last position reached in it."""

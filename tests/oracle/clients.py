@@ -61,9 +61,6 @@ class Segment:
     life: int = 0
     """Which page it is: one that was opened anew knows nothing of the one before."""
     accepted: list[Accepted] = field(default_factory=list)
-    resumed_after: int | None = None
-    """Events that it had when the client first came back with a position. What a snapshot saw
-    beyond its position comes again then: a position can't tell of that."""
 
 
 def tick_of(token: str) -> int:
@@ -150,8 +147,6 @@ class GroupState:
             self.problems.append(f"asked since={self._asked_since}, got {frame}")
         if recovered:
             self.resumes += 1
-            if self.segments and self.segments[-1].resumed_after is None:
-                self.segments[-1].resumed_after = len(self.segments[-1].accepted)
         elif recovered is None and not self.client.takes_snapshots:
             self._begin("begin")
 
@@ -280,6 +275,9 @@ def rows_of(url: str, group: str) -> dict[int, tuple[Any, ...]]:
 
 class Client:
     """One browser: a socket, any number of groups, and reconnects."""
+
+    shares_position = False
+    """True if all groups resume from one position, that of the group that is last."""
 
     def __init__(
         self,

@@ -18,9 +18,9 @@ from tests.servers.redis import Redis
 
 from .accounting import Account, settle
 from .chaos import Chaos, Fault, schedule
-from .clients import Client
+from .clients import Client, tick_of
 from .streams import StreamClient
-from .truth import ALL_GROUPS, Snapshot, Truth
+from .truth import ALL_GROUPS, Snapshot, Truth, snapshot_in
 from .world import ROOMY, TIGHT, World, wait_for_web
 
 CLIENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -171,7 +171,7 @@ async def _drain(
             f" live={group.live}, whole={group.whole}"
             for client in clients
             for group in client.groups.values()
-            if not (group.is_settled and _number(group.position) in ticks)
+            if not (group.is_settled and _is_past(group.position, xid, ticks))
         ]
         outcome.drain_seconds = time.monotonic() - begin
         if late:
@@ -215,8 +215,11 @@ def _handlers_behind(url: str, tick: int) -> int:
     return 0 if row is None else int(row[0])
 
 
-def _number(position: str | None) -> int:
-    return -1 if position is None else int(position.split(".")[2])
+def _is_past(position: str | None, xid: int, ticks: set[int]) -> bool:
+    if position is None:
+        return False
+    snapshot = snapshot_in(position)
+    return tick_of(position) in ticks or (snapshot is not None and snapshot.sees(xid))
 
 
 def _count(

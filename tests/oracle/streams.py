@@ -19,6 +19,7 @@ LIMIT_BYTES = 2 * 1024 * 1024
 class StreamClient(Client):
     """A browser with an EventSource."""
 
+    shares_position = True
     last_id: str | None = None
     _reader: asyncio.StreamReader
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ class Group:
 
     def __init__(self, accepted: Sequence[Accepted], *, start: int = 0) -> None:
         self.name = "room-0"
+        self.client = SimpleNamespace(shares_position=False)
         self.rows: dict[int, Any] = {}
         self.segments = [Segment(token(start), reached=token(4), accepted=list(accepted))]
         self.problems: list[str] = []
@@ -138,6 +140,21 @@ def test_an_event_that_the_snapshot_held_is_found(
     group = Group(accepted)
     group.segments[0].snapshot = "12:12:"
     assert settle(group) == {"overlap": 2}
+
+
+def test_an_event_from_before_the_position_is_found(
+    settle: Any, accepted: list[Accepted]
+) -> None:
+    group = Group(accepted, start=1)
+    assert settle(group) == {"overlap": 2}
+    group.client.shares_position = True
+    assert settle(group) == {}
+
+
+def test_a_position_within_a_snapshot_is_that_snapshot(truth: Truth) -> None:
+    snapshot = truth.at(f"{token(1)}.e-2-1-00000000")
+    assert snapshot == Snapshot.of("12:14:12,13")
+    assert truth.at(token(1)) == TICKS[1][1]
 
 
 def test_a_position_of_no_tick_is_found(settle: Any, accepted: list[Accepted]) -> None:

@@ -147,12 +147,23 @@ class Truth:
         return len({write.xid for write in self.writes})
 
     def at(self, token: str) -> Snapshot:
-        """What the tick of a position saw. KeyError if there never was such a tick."""
-        _, _, number, bits = token.split(".")
+        """What the tick of a position saw, or the snapshot after it. KeyError if there never was
+        such a tick."""
+        number, bits = token.split(".")[2:4]
         stored, snapshot = self.ticks[int(number)]
         if stored % 2**64 != int(bits, 16):
             raise KeyError(token)
-        return snapshot
+        return snapshot_in(token) or snapshot
+
+
+def snapshot_in(token: str) -> Snapshot | None:
+    """The snapshot that a position names beside its tick, if it does."""
+    parts = token.split(".")
+    if len(parts) == 4:
+        return None
+    end, *before, _ = (int(number, 16) for number in parts[4].split("-"))
+    running = frozenset(end - number for number in before)
+    return Snapshot(min(running, default=end), end, running)
 
 
 def _value(connection: psycopg.Connection[Any], query: LiteralString) -> Any:
