@@ -11,9 +11,11 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -29,6 +31,7 @@ from tests.servers import programs
 from tests.servers.postgres import ThrowAwayPostgres
 from tests.servers.redis import Redis
 
+from . import page
 from .run import Outcome, run
 from .world import POSTGRES_OPTIONS
 
@@ -42,7 +45,7 @@ class Total:
     """The runs over one layer and version."""
 
     layer: str
-    postgres: str = ""
+    postgres: str
     seeds: list[str] = field(default_factory=list)
     bad_seeds: list[str] = field(default_factory=list)
     chaos_seconds: float = 0
@@ -92,21 +95,32 @@ def main() -> None:
     begin = time.monotonic()
     totals: dict[tuple[str, str], Total] = {}
     for layer, version in _combinations(arguments):
-        total = totals.setdefault((layer, version), Total(layer))
-        outcome = one(
-            seed=arguments.seed or secrets.token_hex(4),
-            seconds=arguments.seconds,
-            layer=layer,
-            version=version,
-        )
-        print(outcome, flush=True)
-        total.add(outcome)
-        if arguments.seed or time.monotonic() - begin > arguments.minutes * 60:
+        total = totals.setdefault((layer, version), Total(layer, version))
+        _run(total, arguments.seed or secrets.token_hex(4), arguments.seconds, version)
+        minutes = (time.monotonic() - begin) / 60
+        if arguments.out is not None:
+            # After each run: a soak that is ended early has its figures too.
+            _keep(arguments.out, list(totals.values()), minutes)
+        if arguments.seed or minutes > arguments.minutes:
             break
     _tell(list(totals.values()))
-    if arguments.out is not None:
-        _keep(arguments.out, list(totals.values()))
     sys.exit(any(total.bad_seeds for total in totals.values()))
+
+
+def _run(total: Total, seed: str, seconds: float, version: str) -> None:
+    """One run more; one that can't be carried to its end is a bad one, and no end of the soak."""
+    try:
+        outcome = one(seed=seed, seconds=seconds, layer=total.layer, version=version)
+    except Exception:
+        print(f"ORACLE_SEED={seed} layer={total.layer} PostgreSQL {version}: BROKEN")
+        traceback.print_exc()
+        total.bad_seeds.append(seed)
+        total.wrong["broken run"] += 1
+    else:
+        print(outcome, flush=True)
+        total.add(outcome)
+        if outcome.is_good:
+            shutil.rmtree(outcome.folder, ignore_errors=True)
 
 
 def one(*, seed: str, seconds: float, layer: str, version: str) -> Outcome:
@@ -167,15 +181,17 @@ def _tell(totals: Sequence[Total]) -> None:
             )
 
 
-def _keep(path: Path, totals: Sequence[Total]) -> None:
+def _keep(path: Path, totals: Sequence[Total], minutes: float) -> None:
     memory = psutil.virtual_memory().total / GIB
     figures = {
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}"
         f" {platform.machine()}, Python {platform.python_version()}",
+        "minutes": round(minutes),
         "totals": [total.as_json() for total in totals],
     }
     path.write_text(json.dumps(figures, indent=2) + "\n")
+    page.write()
 
 
 if __name__ == "__main__":
