@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, LiteralString, TypeAlias
 
 from psycopg import sql
@@ -55,11 +55,6 @@ class Position:
             return tick
         packed = _pack(self.snapshot)
         return f"{tick}.{packed}-{zlib.crc32(f'{tick}.{packed}'.encode()):08x}"
-
-    @property
-    def of_tick(self) -> Position:
-        """The tick's own position."""
-        return replace(self, snapshot=None)
 
     @classmethod
     def parse(cls, token: str) -> Position | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,19 @@ def test_token_gives_its_position_back(tick: int, bits: int) -> None:
     assert re.fullmatch(r"[A-Za-z0-9._-]+", position.token)
 
 
+@given(end=st.integers(1, 2**64 - 1), before=st.sets(st.integers(1, 2**20), max_size=20))
+def test_token_of_a_place_within_a_snapshot_gives_the_snapshot_back(
+    end: int, before: set[int]
+) -> None:
+    running = sorted(end - number for number in before if number < end)
+    snapshot = f"{min(running, default=end)}:{end}:{','.join(map(str, running))}"
+    position = Position(epoch=EPOCH, tick=7, bits=-1, snapshot=snapshot)
+    assert Position.parse(position.token) == position
+    assert position.token.startswith(Position(epoch=EPOCH, tick=7, bits=-1).token)
+    assert len(position.token) <= TOKEN_LENGTH
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", position.token)
+
+
 @given(st.text())
 def test_any_text_is_the_token_of_its_own_position_or_none(text: str) -> None:
     position = Position.parse(text)
@@ -31,6 +45,21 @@ def test_any_text_is_the_token_of_its_own_position_or_none(text: str) -> None:
 
 
 GOOD = Position(epoch=EPOCH, tick=12, bits=-1).token
+WITHIN = Position(epoch=EPOCH, tick=12, bits=-1, snapshot="20:30:20,25").token
+
+
+@given(st.integers(len(GOOD), len(WITHIN) - 1), st.sampled_from("0123456789abcdef-."))
+def test_a_place_within_a_snapshot_that_was_garbled_is_none(place: int, character: str) -> None:
+    text = WITHIN[:place] + character + WITHIN[place + 1 :]
+    assert text == WITHIN or Position.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    "packed", ["", "0", "1e-0", "1e-5-a", "1e-5-5", "1e-1e", "1e-1f", "01e"]
+)
+def test_what_is_no_snapshot_is_none(packed: str) -> None:
+    base = f"{GOOD}.{packed}"
+    assert Position.parse(f"{base}-{zlib.crc32(base.encode()):08x}") is None
 
 
 @pytest.mark.parametrize(
