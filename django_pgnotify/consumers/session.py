@@ -7,10 +7,8 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from functools import partial
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, cast
 
-from ..backoff import Backoff
 from ..conf import settings
 from ..ending import end
 from ..events import Event
@@ -32,11 +30,9 @@ from .hub import Hub
 from .outbox import Item, Outbox
 from .seeing import see
 from .snapshots import Taken
-from .subscription import Subscription
+from .subscription import Hidden, Subscription
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MAX_REQUESTS = 1000
 """Requests of a client that may wait for the database; an honest one sends one a group."""
@@ -222,15 +218,13 @@ class Session:
     async def _resume(
         self, hub: Hub, subscription: Subscription, look: Look, since: Position, tick: Tick
     ) -> None:
-        if since.snapshot is not None:
-            hide = partial(
-                snapshots.seen_beyond,
-                since,
-                alias=self._consumer.using,
-                group=subscription.group,
-                tick=tick,
+        def hide(look: Look) -> Hidden:
+            return snapshots.seen_beyond(
+                since, alias=self._consumer.using, group=subscription.group, tick=tick
             )
-            subscription.hidden, _ = await self._read(hub, subscription, look, lambda _: hide())
+
+        if since.snapshot is not None:
+            subscription.hidden, _ = await snapshots.read(hide, hub, subscription, look)
         hub.resume(subscription, since, tick)
 
     def _begin(
@@ -263,35 +257,13 @@ class Session:
                 after=subscription.floor or look.latest,
             )
 
-        taken, look = await self._read(hub, subscription, look, take)
+        taken, look = await snapshots.read(take, hub, subscription, look)
         if taken.rows is None:
             return
         for answer in snapshot(group, taken.rows, before=look.position, after=taken.position):
             self.outbox.put(answer)
         subscription.hidden = taken.hidden
         subscription.stands = taken.position
-
-    async def _read(
-        self, hub: Hub, subscription: Subscription, look: Look, work: Callable[[Look], T]
-    ) -> tuple[T, Look]:
-        """What `work` reads in a thread, and the look that it began at; waits for the database."""
-        loop, backoff = asyncio.get_running_loop(), Backoff()
-        while True:
-            try:
-                found = await loop.run_in_executor(hub.snapshot_threads, work, look)
-            except snapshots.AWAY as error:
-                logger.warning(
-                    "can't read a snapshot of %r, tries again: %s",
-                    subscription.group,
-                    error,
-                    extra={"action": "snapshot_failed"},
-                )
-                await asyncio.sleep(backoff.next_delay())
-            else:
-                if look.epoch == hub.epoch:
-                    return found, look
-            # A database that was away may have come back with another history.
-            look = await hub.look(subscription)
 
     async def _unsubscribe(self, group: str) -> None:
         if group in self.subscriptions:

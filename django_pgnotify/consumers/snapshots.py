@@ -8,20 +8,28 @@ comes back before they have come is known by its position, which holds the ``pg_
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.models import QuerySet
 
+from ..backoff import Backoff
 from ..events import dumps
 from ..exceptions import LedgerMissing, PgnotifyError
 from ..ledger.install import schema_of_ledger
-from ..ledger.positions import TOKEN_LENGTH, Position
+from ..ledger.positions import TOKEN_LENGTH, Look, Position
 from ..ledger.ticks import Tick
 from ..values import to_json_value
-from .subscription import Hidden
+from .hub import Hub
+from .subscription import Hidden, Subscription
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 TICKS_IN_FLIGHT = 2
 """The latest tick that a snapshot sees, plus 1, may be younger than its tick and not stored yet;
@@ -48,6 +56,29 @@ SEEN = """
         AND pg_visible_in_snapshot(xid, %(snapshot)s::pg_snapshot)
         AND (strpos(changes, '"templates":') > 0 OR strpos(changes, %(group)s) > 0)
 """
+
+
+async def read(
+    work: Callable[[Look], T], hub: Hub, subscription: Subscription, look: Look
+) -> tuple[T, Look]:
+    """What `work` reads in a thread, and the look that it began at. Waits for the database."""
+    loop, backoff = asyncio.get_running_loop(), Backoff()
+    while True:
+        try:
+            found = await loop.run_in_executor(hub.snapshot_threads, work, look)
+        except AWAY as error:
+            logger.warning(
+                "can't read a snapshot of %r, tries again: %s",
+                subscription.group,
+                error,
+                extra={"action": "snapshot_failed"},
+            )
+            await asyncio.sleep(backoff.next_delay())
+        else:
+            if look.epoch == hub.epoch:
+                return found, look
+        # A database that was away may have come back with another history.
+        look = await hub.look(subscription)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

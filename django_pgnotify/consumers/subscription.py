@@ -42,7 +42,7 @@ class Subscription:
         until the ledger has told it, and again if the row of ticks begins anew before the client
         is subscribed."""
         self.stands: Position | None = None
-        """Where the client stands apart from its group; None before it is subscribed."""
+        """Where the client stands by what it was told itself; None before it is subscribed."""
         self.active = True
         self.replaying = False
         """True while the ledger is read for it from where the client left off."""
@@ -51,12 +51,15 @@ class Subscription:
         self.withheld = False
         """True if a position has not been told, since no event with it was visible."""
         self.hidden: Hidden | None = None
-        self._begun = False
         self._check_again = check_again
         self._holds = {"subscribing"}
         self._held: list[Item] = []
-        self._dropped: Position | None = None
-        """The place of what was held last when it had become too much."""
+        self._dropped: Item | None = None
+        """What was held last when it had become too much."""
+        self._within = False
+        """True if the batch that was told last has more to come."""
+        self._cut = False
+        """True if the begin of that batch is gone: at its end the client is told to read anew."""
 
     def place(self, reached: Position | None) -> Position | None:
         """Where the client stands when its group has reached a position."""
@@ -75,7 +78,7 @@ class Subscription:
             self._held.append(item)
         else:
             self._held.clear()
-            self._dropped = item.position
+            self._dropped = item
 
     def release(self, hold: str = "subscribing") -> None:
         """Follow the group, unless held otherwise too."""
@@ -84,9 +87,10 @@ class Subscription:
             return
         held, self._held = self._held, []
         dropped, self._dropped = self._dropped, None
-        if dropped is not None and (place := self.place(dropped)) is not None:
-            self.stands, self.hidden = place, None
-            self.outbox.put(reset(self.group, place, "overflow"))
+        if isinstance(dropped, Batch) and dropped.more:
+            self._cut = True
+        elif dropped is not None and self.stands is not None:
+            self._read_anew(self.place(dropped.position) or self.stands)
         for item in held:
             self._pass(item)
 
@@ -99,6 +103,7 @@ class Subscription:
     def restart(self, look: Look, reason: Reason) -> None:
         """The row of ticks begins anew: forget what is held, tell the client where to go on."""
         self._held.clear()
+        self._dropped, self._within, self._cut = None, False, False
         self.floor = None
         if self.replaying:
             return  # it has a place of its own, and hears at its end what became of it
@@ -111,6 +116,9 @@ class Subscription:
         """What was queued is gone: what the client is told instead, if anything."""
         if self.replaying:
             self.cut_short = self.stands is not None
+            return None
+        if self._within:
+            self._cut = True
             return None
         place = self.place(reached)
         return None if place is None else reset(self.group, place, "overflow")
@@ -150,31 +158,41 @@ class Subscription:
 
     def _arrive(self, position: Position, tick: Tick, reason: Reason | None) -> None:
         self.stands, self.floor = position, tick
-        self.replaying = self.cut_short = False
+        self.replaying = self.cut_short = self._within = False
         if reason is not None:
-            self.hidden = None
-            self.outbox.put(reset(self.group, position, reason))
+            self._read_anew(position, reason)
         self.release()
 
     # What is told -------------------------------------------------------------------------
 
     def _pass(self, item: Item) -> None:
-        fitting = self._fitting(item) if isinstance(item, Batch) else item
-        if fitting is not None:
+        if not isinstance(item, Batch):
+            self.outbox.put(item)
+        elif item.tick is None:
+            self.outbox.put(_with(item, item.events, self.place(item.position)))
+        elif self.stands is None or item.tick > self.stands.tick:
+            self._tell(item)
+
+    def _tell(self, batch: Batch) -> None:
+        """Tell a batch of the ledger that the client has not had."""
+        fitting = batch if self.hidden is None else self._without(self.hidden, batch)
+        if self._cut:
+            if not batch.more:
+                self._read_anew(batch.position)
+        elif fitting is not None:
+            # Before it is put: an overflow on the way tells where the client is to go on from.
+            self._within = fitting.more
+            self.stands = self.stands if fitting.more else fitting.position
             self.outbox.put(fitting)
 
-    def _fitting(self, batch: Batch) -> Batch | None:
-        """The batch as the client may see it, None if it has had it."""
-        if batch.tick is None:
-            return _with(batch, batch.events, self.place(batch.position))
-        if self.stands is not None and batch.tick <= self.stands.tick:
-            return None
-        return batch if self.hidden is None else self._without(self.hidden, batch)
+    def _read_anew(self, position: Position, reason: Reason = "overflow") -> None:
+        self.stands, self.hidden = position, None
+        self._within = self._cut = False
+        self.outbox.put(reset(self.group, position, reason))
 
     def _without(self, hidden: Hidden, batch: Batch) -> Batch | None:
         rest = hidden.without(batch)
-        shows = bool(rest) or (self._begun and not batch.more)
-        self._begun = batch.more and (self._begun or shows)
+        shows = bool(rest) or (self._within and not batch.more)
         if not batch.more and (shows or (batch.tick or 0) >= hidden.until):
             # A tick with an event that the snapshot did not see has all that the snapshot saw.
             self.hidden = None
