@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -242,17 +241,17 @@ async def test_promoted_standby_goes_on_and_every_position_is_reset(
     await in_thread(wait_until, lambda: handled(place) == expected, "all were handled once")
 
 
-def dump_and_restore(place: Place, binaries: Path, target: str) -> None:
+def dump_and_restore(place: Place, target: str) -> None:
     """Copy the database as people do."""
     place.sql(f"CREATE DATABASE {target}", name="postgres")
     dump = subprocess.run(
-        [binaries / "pg_dump", "--dbname", place.server.url(NAME)],
+        [place.server.client("pg_dump"), "--dbname", place.server.url(NAME)],
         check=True,
         capture_output=True,
         cwd="/",
     ).stdout
     subprocess.run(
-        [binaries / "psql", "--quiet", "--dbname", place.server.url(target)],
+        [place.server.client("psql"), "--quiet", "--dbname", place.server.url(target)],
         input=dump,
         check=True,
         capture_output=True,
@@ -278,7 +277,7 @@ async def test_restored_dump_starts_at_now_and_knows_no_position_of_the_original
     assert await in_thread(pglisten.wait) == 0
     await in_thread(place.publish, "not relayed by the original")
 
-    await in_thread(dump_and_restore, place, place.server.binaries, "copy")
+    await in_thread(dump_and_restore, place, "copy")
     url = place.url.replace(f"/{NAME}", "/copy")
     assert handled(place, "copy") == before
     connections["default"].settings_dict["NAME"] = "copy"

@@ -15,7 +15,13 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from example_project.embedded import FAST, EmbeddedPostgres, EmbeddedPostgresError
+from example_project.embedded import (
+    FAST,
+    EmbeddedPostgres,
+    EmbeddedPostgresError,
+    wheel_binaries,
+)
+from example_project.embedded_account import reachable_binaries
 
 from .programs import postgres_binaries
 
@@ -90,6 +96,14 @@ class ThrowAwayPostgres(EmbeddedPostgres):
         """Stop it and remove its data."""
         self.stop()
         _remove(self.folder)
+
+    def client(self, program: str) -> Path:
+        """Find psql, pg_dump and the like: the server's own, else the newest, which serve older
+        servers too."""
+        own = self.binaries / program
+        if own.exists():
+            return own
+        return reachable_binaries(wheel_binaries(), self._account) / program
 
     def _signal_all(self, what: signal.Signals) -> None:
         # The postmaster first: once it is stopped, it starts no further process.

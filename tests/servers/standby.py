@@ -43,7 +43,7 @@ class Standby(ThrowAwayPostgres):
             self._account.own(self.data, password)
         copying = self._spawn(
             [
-                *(self.binaries / "pg_basebackup", "--dbname", self.primary.url()),
+                *(self.client("pg_basebackup"), "--dbname", self.primary.url()),
                 *("--pgdata", self.data, "--write-recovery-conf", "--checkpoint=fast"),
                 "--no-sync",
             ]
