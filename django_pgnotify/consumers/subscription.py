@@ -87,10 +87,10 @@ class Subscription:
             return
         held, self._held = self._held, []
         dropped, self._dropped = self._dropped, None
-        if isinstance(dropped, Batch) and dropped.more:
-            self._cut = True
-        elif dropped is not None and self.stands is not None:
-            self._read_anew(self.place(dropped.position) or self.stands)
+        if self.stands is not None and dropped is not None and not self._has_had(dropped):
+            self._cut = isinstance(dropped, Batch) and dropped.more
+            if not self._cut:
+                self._read_anew(self.place(dropped.position) or self.stands)
         for item in held:
             self._pass(item)
 
@@ -170,8 +170,13 @@ class Subscription:
             self.outbox.put(item)
         elif item.tick is None:
             self.outbox.put(_with(item, item.events, self.place(item.position)))
-        elif self.stands is None or item.tick > self.stands.tick:
+        elif not self._has_had(item):
             self._tell(item)
+
+    def _has_had(self, item: Item) -> bool:
+        if not isinstance(item, Batch) or item.tick is None or self.stands is None:
+            return False
+        return item.tick <= self.stands.tick
 
     def _tell(self, batch: Batch) -> None:
         """Tell a batch of the ledger that the client has not had."""

@@ -14,6 +14,7 @@ from django_pgnotify.consumers.browser import Answer
 from django_pgnotify.consumers.outbox import Item, Outbox
 from django_pgnotify.consumers.subscription import Subscription
 from django_pgnotify.ledger.positions import Position
+from django_pgnotify.ledger.ticks import Tick
 
 QUEUE = 3
 
@@ -102,3 +103,15 @@ def test_too_much_held_tells_the_place_after_what_is_gone(client: Client) -> Non
             client.subscription.deliver(batch)
     client.subscription.release()
     assert client.queued == [("reset", QUEUE + 1), ("events", QUEUE + 2)]
+
+
+def test_too_much_held_that_a_replay_has_told_needs_no_reset(client: Client) -> None:
+    subscription = client.subscription
+    subscription.replaying = True
+    for batch in parts(1, QUEUE + 2):
+        subscription.deliver(batch)
+    tick = Tick(number=1, snapshot="1:1:", bits=1)
+    subscription.caught_up(at(1), tick, at(0))
+    (after,) = parts(2, 1)
+    subscription.deliver(after)
+    assert client.queued == [("events", 2)]
