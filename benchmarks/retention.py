@@ -40,6 +40,7 @@ from tests.settings import BASE_DIR
 
 DATABASE = "retention"
 WRITERS = 3
+WRITER = "writer"
 RATE = 150.0
 """Transactions a second that write a ledger row, of all writers: a busy small site, on a machine
 that has other work."""
@@ -48,15 +49,18 @@ PLAIN_SHARE = 0.2
 ORDERS = 2000
 RETENTION_SECONDS = 60.0
 SAMPLE_SECONDS = 10.0
+KEPT_SAMPLES = 6
+"""One of so many is kept for the documentation: a minute's."""
 REPLAY_SECONDS = 60.0
 WARM_UP_RETENTIONS = 3.0
 """Before it the ledger still fills: its growth is judged afterwards."""
 LOCK_WAIT_MILLISECONDS = 10
 """The server logs who waits for a lock longer than this."""
-LOCK_WAIT = re.compile(r"still waiting for (\w+ on [a-z ]+?) \d")
+LOCK_WAIT = re.compile(r"^(.*): LOG: .* still waiting for (\w+ on [a-z ]+?) \d", re.MULTILINE)
 OPTIONS = {
     "fsync": "on",
     "full_page_writes": "on",
+    "log_line_prefix": "%a: ",
     "log_lock_waits": "on",
     "deadlock_timeout": f"{LOCK_WAIT_MILLISECONDS}ms",
     "max_wal_size": "512MB",
@@ -92,7 +96,7 @@ def write(number: int, url: str, seconds: float, results: Any) -> None:
     """One writer: transactions at even distances; every now and then it reports how long each
     took, by kind of table, in milliseconds."""
     source = random.Random(number)
-    with closing(psycopg.connect(url)) as connection:
+    with closing(psycopg.connect(url, application_name=WRITER)) as connection:
         begin = due = time.monotonic()
         told: list[float] = []
         plain: list[float] = []
@@ -185,7 +189,7 @@ class Measured:
             "replays": len(self.replays),
             "replays expired": self.replays.count(None),
             "rows in the longest replay": max((rows or 0 for rows in self.replays), default=0),
-            "samples": [asdict(one) for one in self.samples],
+            "samples": [asdict(one) for one in self.samples[::KEPT_SAMPLES]],
         }
 
 
@@ -271,7 +275,7 @@ def measure(server: ThrowAwayPostgres, seconds: float) -> Measured:
         time.sleep(0.1)  # a writer ends only when its last report has been taken
     measured.seconds = time.monotonic() - begin
     log = server.log.read_text(errors="replace")
-    measured.lock_waits = dict(Counter(LOCK_WAIT.findall(log)))
+    measured.lock_waits = dict(Counter(map(": ".join, LOCK_WAIT.findall(log))))
     return measured
 
 
@@ -290,7 +294,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with world() as server:
         figures = measure(server, arguments.minutes * 60).as_json()
-    text = json.dumps(figures)
+    text = json.dumps(figures, indent=1)
     if arguments.out is not None:
         arguments.out.write_text(text + "\n")
     print(json.dumps({**figures, "samples": len(figures["samples"])}, indent=2))

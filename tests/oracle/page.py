@@ -46,7 +46,7 @@ def soak(figures: dict[str, Any]) -> str:
 def retention(figures: dict[str, Any]) -> str:
     """What the ledger, and the writers, had of it."""
     told, plain = figures["told transaction, ms"], figures["plain transaction, ms"]
-    waits = figures["waits for a lock over 10 ms"]
+    waits = figures["waits for a lock over 10 ms"].items()
     rows = {
         "transactions": f"{figures['transactions']:,} in {figures['minutes']:.0f} minutes",
         "ledger, most in the first half": f"{figures['ledger MiB, most in the first half']} MiB",
@@ -55,7 +55,10 @@ def retention(figures: dict[str, Any]) -> str:
         "dead rows, most": f"{figures['dead rows, most']:,}",
         "a transaction with events, p50 / p99 / p99.9 / max": _milliseconds(told),
         "the same without a trigger": _milliseconds(plain),
-        "waits of more than 10 ms for a lock": str(waits or "none"),
+        "waits of more than 10 ms for a lock": ", ".join(
+            f"{count:,} ({what})" for what, count in waits
+        )
+        or "none",
         "replays of the whole ledger": f"{figures['replays']}, the longest of"
         f" {figures['rows in the longest replay']:,} rows;"
         f" {figures['replays expired']} expired",
