@@ -63,6 +63,7 @@ class Subscriber(AsyncConsumer):
             self,
             send=self.send_frame,
             failed=self.give_up,
+            stamps=self.sends_positions(),
             filters=_overrides(self, "visible"),
             takes_snapshots=_overrides(self, "snapshot"),
         )
@@ -76,6 +77,10 @@ class Subscriber(AsyncConsumer):
     def more_sources(self) -> list[Any]:
         """Where messages to dispatch come from, beside the server."""
         return []
+
+    def sends_positions(self) -> bool:
+        """True if send_frame() needs to know the position, which costs something to find."""
+        return True
 
     async def send_frame(self, type: str, text: str, position: str | None) -> None:
         """Send a browser frame."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..conf import settings
 from ..events import Json, dumps
@@ -12,6 +13,11 @@ from ..ledger.positions import Position
 
 ENVELOPE = '{"type":"events","group":"","position":"","events":[],"more":true}'
 """What a frame holds beside group, position and events."""
+
+
+JOINED_BATCHES = 8
+"""Joined batches that are kept for the next socket, 4 MiB of text at most. Sockets that read
+nothing in common have nothing in common to send either."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +52,8 @@ def encode_event(obj: Mapping[str, Json]) -> EncodedEvent:
     return EncodedEvent(id=obj["id"], text=exact, approximation=rest)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Compared by identity: the very object is shared by all sockets.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Batch:
     """One ``events`` frame for the browsers of a group."""
 
@@ -60,6 +67,11 @@ class Batch:
     events: tuple[EncodedEvent, ...]
     text: str
     """The ready frame."""
+
+    @property
+    def is_live(self) -> bool:
+        """True for live events, which no replay repeats."""
+        return self.tick is None
 
     @property
     def keep(self) -> bool:
@@ -82,6 +94,29 @@ def make_batch(
         f"{',' + chr(34) + 'more' + chr(34) + ':true' if more else ''}}}"
     )
     return Batch(group=group, tick=tick, position=position, more=more, events=events, text=text)
+
+
+def joinable(batches: Iterable[Batch | None], room: int) -> int:
+    """How many of the first batches make one frame of so many bytes; None is no batch."""
+    first: Batch | None = None
+    count = 0
+    for batch in batches:
+        if batch is None or batch.more or not batch.events:
+            break
+        first = first or batch
+        room -= len(batch.text)
+        if batch.group != first.group or batch.is_live != first.is_live or room < 0:
+            break
+        count += 1
+    return count
+
+
+@lru_cache(maxsize=JOINED_BATCHES)
+def join(*batches: Batch) -> Batch:
+    """One batch of several: the same object for all sockets that have the same ones to come."""
+    last = batches[-1]
+    events = tuple(event for batch in batches for event in batch.events)
+    return make_batch(last.group, events, tick=last.tick, position=last.position)
 
 
 class Packer:

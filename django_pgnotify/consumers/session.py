@@ -63,8 +63,8 @@ class Consumer(Protocol):
 class Session:
     """Works off requests one after the other, and everything that it does ends with close().
 
-    `send(type, text, id)` sends one frame; `failed()` is called when the client can't be
-    served any more.
+    `send(type, text, id)` sends one frame, without an id unless it asks for `stamps`; `failed()`
+    is called when the client can't be served any more.
     """
 
     def __init__(
@@ -73,11 +73,16 @@ class Session:
         *,
         send: Callable[[str, str, str | None], Awaitable[None]],
         failed: Callable[[], Awaitable[None]],
+        stamps: bool,
         filters: bool,
         takes_snapshots: bool,
     ) -> None:
         self.subscriptions: dict[str, Subscription] = {}
-        self.outbox = Outbox(send=self._send, stamp=self._stamp, overflowed=self._overflowed)
+        self.outbox = Outbox(
+            send=self._send,
+            stamp=self._stamp if stamps else None,
+            overflowed=self._overflowed,
+        )
         self._consumer = consumer
         self._send_frame = send
         self._failed = failed
@@ -104,7 +109,7 @@ class Session:
         """Begin to work and to send."""
         self._tasks = [
             asyncio.create_task(self._guard(self._work()), name="pgnotify session"),
-            asyncio.create_task(self._guard(self.outbox.run()), name="pgnotify outbox"),
+            self.outbox.start(self._guard),
         ]
 
     def request(self, request: Subscribe | Unsubscribe) -> None:

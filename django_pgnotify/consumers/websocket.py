@@ -58,6 +58,10 @@ class EventConsumer(Subscriber, AsyncWebsocketConsumer):
         """Servers may leave out either key, or send both."""
         await self.receive(text_data=message.get("text"), bytes_data=message.get("bytes"))
 
+    def sends_positions(self) -> bool:
+        """Only for one who overrides send_frame(): the position is in the text."""
+        return type(self).send_frame is not EventConsumer.send_frame
+
     async def send_frame(self, type: str, text: str, position: str | None) -> None:
         """Send a browser frame."""
         try:
