@@ -68,7 +68,11 @@ class Subscriber(AsyncConsumer):
             takes_snapshots=_overrides(self, "snapshot"),
         )
         try:
-            await await_many_dispatch([receive, *self.more_sources()], self.dispatch)
+            if sources := self.more_sources():
+                await await_many_dispatch([receive, *sources], self.dispatch)
+            while True:
+                # Without a task for each message, as there is nothing else to wait for.
+                await self.dispatch(await receive())
         except StopConsumer:
             pass
         finally:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextvars import copy_context
 from typing import Protocol, cast
 
 from ..conf import settings
@@ -89,12 +89,14 @@ class Session:
         self._filters = filters
         self._takes_snapshots = takes_snapshots
         self._hub: Hub | None = None
-        self._requests: deque[Subscribe | Unsubscribe | str] = deque()
-        self._requested = asyncio.Event()
+        # A list and no deque, a task only while there is work: there are thousands of sessions.
+        self._requests: list[Subscribe | Unsubscribe | str] = []
+        self._is_open = False
+        self._context = copy_context()
         self._expected: set[str] = set()
         self._begun: set[str] = set()
         """Groups of which the client has a batch without its end."""
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -107,10 +109,9 @@ class Session:
 
     def start(self) -> None:
         """Begin to work and to send."""
-        self._tasks = [
-            asyncio.create_task(self._guard(self._work()), name="pgnotify session"),
-            self.outbox.start(self._guard),
-        ]
+        self._is_open = True
+        self._tasks["outbox"] = self.outbox.start(self._guard)
+        self._go_on()
 
     def request(self, request: Subscribe | Unsubscribe) -> None:
         """Take a request; it is answered when those before it are."""
@@ -118,7 +119,7 @@ class Session:
             self._refuse(request.group, "too_many", "Too many requests at once.")
             return
         self._requests.append(request)
-        self._requested.set()
+        self._go_on()
 
     async def close(self) -> None:
         """Leave everything. Idempotent; goes on to its end even if the caller is cancelled, as
@@ -129,7 +130,8 @@ class Session:
         await asyncio.shield(closing)
 
     async def _close(self) -> None:
-        tasks, self._tasks = self._tasks, []
+        self._is_open = False
+        tasks, self._tasks = list(self._tasks.values()), {}
         await end(tasks)
         self.outbox.close()
         hub, self._hub = self._hub, None
@@ -168,18 +170,24 @@ class Session:
             logger.exception("a client can't be served any more")
             await self._failed()
 
+    def _go_on(self) -> None:
+        if self._is_open and self._requests and "requests" not in self._tasks:
+            # In the connection's context: a revoke comes in that of the hub.
+            self._tasks["requests"] = asyncio.create_task(
+                self._guard(self._work()), name="pgnotify session", context=self._context
+            )
+
     async def _work(self) -> None:
-        while True:
-            while not self._requests:
-                self._requested.clear()
-                await self._requested.wait()
-            match self._requests.popleft():
+        while self._requests:
+            match self._requests.pop(0):
                 case Subscribe() as request:
                     await self._subscribe(request)
                 case Unsubscribe(group=group):
                     await self._unsubscribe(group)
                 case str(group):
                     await self._authorize_again(group)
+        # Not if one has failed: then the connection ends.
+        self._tasks.pop("requests", None)
 
     async def _subscribe(self, request: Subscribe) -> None:
         group, since = request.group, request.since
@@ -286,7 +294,7 @@ class Session:
     def _check_again(self, group: str) -> None:
         if group not in self._requests:
             self._requests.append(group)
-            self._requested.set()
+            self._go_on()
 
     async def _authorize_again(self, group: str) -> None:
         subscription = self.subscriptions.get(group)
