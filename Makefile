@@ -2,6 +2,7 @@
 #
 #   make demo  [PORT=8000]      the order desk with a PostgreSQL of its own
 #   make test  [ARGS="..."]     all tests; ARGS goes to pytest
+#   make bench [ONLY="..."]     the measurements; ONLY names sections, FULL=1 takes longer runs
 #   make soak  [MINUTES=30]     the oracle test for long, over both channel layers
 #   make lint                   ruff and mypy
 #   make docs                   the documentation, into docs/_build
@@ -13,13 +14,15 @@
 PORT ?= 8000
 ARGS ?=
 MINUTES ?= 30
+ONLY ?=
+FULL ?=
 VENV ?= .venv
 CONSTRAINT ?=
 PYTHON ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test soak lint docs screenshot
+.PHONY: help demo test bench soak lint docs screenshot
 .SILENT:
 
 help:
@@ -30,6 +33,9 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/test.stamp
 	exec $(VENV)/bin/python -m pytest $(ARGS)
+
+bench: $(VENV)/bench.stamp
+	exec $(VENV)/bin/python -m benchmarks $(ONLY) $(if $(FULL),--full)
 
 soak: $(VENV)/test.stamp
 	exec $(VENV)/bin/python -m tests.oracle.soak --minutes $(MINUTES) --out docs/soak.json

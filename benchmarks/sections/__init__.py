@@ -1,0 +1,1 @@
+"""The questions, one module each; `run(place)` gives the findings."""

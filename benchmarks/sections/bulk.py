@@ -1,0 +1,98 @@
+"""Bulk: what a statement that writes many rows takes, and a transaction of many statements."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import psycopg
+
+from ..harness import Findings, Row, Target, in_turns, medians
+from ..place import Place
+from ..variants import NONE, OURS, Variant, variants
+
+ROWS = 10_000
+SINGLES = 1_000
+RUNS = 5
+STATEMENTS = {
+    "INSERT": "INSERT INTO {table} (name, room, value)"
+    " SELECT 'a thing of which one speaks', n % 100, n FROM generate_series(1, {rows}) AS n",
+    "UPDATE": "UPDATE {table} SET value = value + 1",
+    "DELETE": "DELETE FROM {table}",
+}
+SINGLE = "INSERT INTO {table} (name, room, value) VALUES (%s, %s, %s)"
+OF_STATEMENT = Target(sign="<=", value=1.6)
+OF_SINGLES = Target(sign="<=", value=1.3)
+MILLI = 1000.0
+
+
+def run(place: Place) -> Findings:
+    """Times from a psycopg client, commits included."""
+    found = Findings()
+    ways = variants(place, "bulk")
+    # One look at a way gives several figures, so that its listener starts once for all of them.
+    taken: dict[str, dict[str, list[float]]] = {}
+    calls = {way.name: partial(_measure, way, taken) for way in ways}
+    in_turns(calls, RUNS)
+    found.figures = taken
+    for what, figures in taken.items():
+        median = medians(figures)
+        for name in median:
+            if name != OURS:
+                found.rows.append(_row(what, median, name))
+    found.notes.append(
+        f"Milliseconds from the statement until it has committed, {ROWS:,} rows each, with whoever"
+        " listens running meanwhile; the singles are sent one after the other by psycopg."
+    )
+    return found
+
+
+def _row(what: str, median: dict[str, float], name: str) -> Row:
+    target = OF_SINGLES if what.startswith(f"{SINGLES:,}") else OF_STATEMENT
+    return Row(
+        what=what,
+        unit="ms",
+        ours=median[OURS],
+        base=median[name],
+        base_name=name,
+        target=target if name == NONE else None,
+        runs=RUNS,
+    )
+
+
+def _measure(way: Variant, taken: dict[str, dict[str, list[float]]]) -> float:
+    with way.listening(), psycopg.connect(way.url, autocommit=True) as connection:
+        for name, statement in STATEMENTS.items():
+            query = statement.format(table=way.table, rows=ROWS)
+            _note(taken, f"{name} of {ROWS:,} rows", way, _timed(connection, query))
+        took = _singles(connection, way.table)
+        _note(taken, f"{SINGLES:,} inserts in one transaction", way, took)
+        # Emptied without an event, so that each round finds what the first one found.
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(f"DELETE FROM {way.table}")
+        connection.execute("RESET session_replication_role")
+        connection.execute(f"VACUUM ANALYZE {way.table}")
+    return took
+
+
+def _timed(connection: psycopg.Connection[Any], query: str) -> float:
+    begin = time.perf_counter()
+    connection.execute(query)
+    return (time.perf_counter() - begin) * MILLI
+
+
+def _singles(connection: psycopg.Connection[Any], table: str) -> float:
+    query = SINGLE.format(table=table)
+    begin = time.perf_counter()
+    with connection.transaction():
+        for number in range(SINGLES):
+            row = ("a thing of which one speaks", number % 100, number)
+            connection.execute(query, row, prepare=True)
+    return (time.perf_counter() - begin) * MILLI
+
+
+def _note(
+    taken: dict[str, dict[str, list[float]]], what: str, way: Variant, figure: float
+) -> None:
+    taken.setdefault(what, {}).setdefault(way.name, []).append(figure)

@@ -1,0 +1,98 @@
+"""Writers: how many single-row transactions a second commit, by 1 to 64 clients."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import psycopg
+
+from ..harness import Findings, Plot, Row, Target, in_turns, medians
+from ..pgbench import commits_per_second
+from ..place import Place
+from ..variants import BY_HAND, NONE, OURS, PGPUBSUB, PGPUBSUB_STORED, Variant, variants
+
+CLIENTS = {1: 3, 8: 3, 32: 3, 64: 1}
+"""Clients of pgbench, and runs of each; the last is for the picture alone."""
+JUDGED = 32
+SECONDS = 2.0
+SECONDS_FULL = 10.0
+ROWS = 100_000
+"""In each table beforehand: 64 writers seldom want the same one."""
+OF_FLOOR = Target(sign=">=", value=0.75)
+OF_NOTIFY = Target(sign=">=", value=3.0)
+
+
+def run(place: Place) -> Findings:
+    """Half of the transactions insert a row, half update one, each by itself."""
+    found = Findings()
+    ways = variants(place, "writers")
+    for way in ways:
+        _fill(way)
+    seconds = SECONDS_FULL if place.full else SECONDS
+    by_clients: dict[int, dict[str, float]] = {}
+    for clients, runs in CLIENTS.items():
+        calls = {way.name: partial(_commits, way, clients, seconds) for way in ways}
+        figures = in_turns(calls, runs)
+        found.figures[f"{clients} writers"] = figures
+        by_clients[clients] = medians(figures)
+        if clients < max(CLIENTS):
+            found.rows += _rows(by_clients[clients], clients, runs)
+    found.plots.append(_plot(by_clients))
+    found.notes.append(
+        "Half of the transactions insert one row, half update one; pgbench is the client, and"
+        " whoever listens (pglisten, a psycopg loop, `manage.py listen`) runs meanwhile on the"
+        " same cores."
+    )
+    return found
+
+
+def _rows(median: dict[str, float], clients: int, runs: int) -> list[Row]:
+    targets = {NONE: OF_FLOOR, BY_HAND: OF_NOTIFY} if clients == JUDGED else {}
+    return [
+        Row(
+            what=f"commits of {clients} writer{'s' if clients > 1 else ''}",
+            unit="1/s",
+            ours=median[OURS],
+            base=median[name],
+            base_name=name,
+            target=targets.get(name),
+            runs=runs,
+        )
+        for name in (NONE, BY_HAND, PGPUBSUB, PGPUBSUB_STORED)
+    ]
+
+
+def _commits(way: Variant, clients: int, seconds: float) -> float:
+    scripts = [
+        f"\\set value random(1, 1000000)\nINSERT INTO {way.table} (name, room, value)"
+        " VALUES ('a thing of which one speaks', :value % 100, :value);",
+        f"\\set id random(1, {ROWS})\nUPDATE {way.table} SET value = value + 1 WHERE id = :id;",
+    ]
+    with way.listening():
+        return commits_per_second(way.url, scripts, clients=clients, seconds=seconds)
+
+
+def _fill(way: Variant) -> None:
+    with psycopg.connect(way.url, autocommit=True) as connection:
+        # Not an event each: nobody listens yet, and a full notify queue would make it fail.
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(
+            f"INSERT INTO {way.table} (name, room, value)"
+            f" SELECT 'a thing of which one speaks', n % 100, n FROM generate_series(1, {ROWS}) n"
+        )
+        connection.execute(f"VACUUM ANALYZE {way.table}")
+
+
+def _plot(by_clients: dict[int, dict[str, float]]) -> Plot:
+    names = list(by_clients[JUDGED])
+    return Plot(
+        name="writers",
+        title="Commits of single-row transactions",
+        x="writers",
+        y="commits / s",
+        log_x=True,
+        lines={
+            name: [(clients, median[name]) for clients, median in by_clients.items()]
+            for name in names
+        },
+    )

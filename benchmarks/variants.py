@@ -1,0 +1,95 @@
+"""The ways to learn of a write that are compared: each a table, and who listens meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from .child import Child
+from .environments import PEERS, python
+from .place import Place, Project
+
+NONE = "no trigger"
+OURS = "django_pgnotify"
+BY_HAND = "pg_notify in a row trigger"
+PGPUBSUB = "django-pgpubsub"
+PGPUBSUB_STORED = "django-pgpubsub, stored"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A table with the same columns as the others'."""
+
+    name: str
+    url: str
+    table: str
+    listening: Callable[[], AbstractContextManager[object]]
+    """Whoever hears of the writes, alive and listening inside of the ``with``."""
+
+
+def variants(place: Place, database: str) -> list[Variant]:
+    """Set them all up, each way in a database without the others' listeners: up to PostgreSQL 18
+    a NOTIFY wakes every listener of its database."""
+    project = place.project(database)
+    return [
+        Variant(name=NONE, url=project.url, table="plain", listening=nullcontext),
+        Variant(name=OURS, url=project.url, table="thing", listening=lambda: ours(project)),
+        Variant(
+            name=BY_HAND,
+            url=project.url,
+            table="noted",
+            listening=lambda: by_hand(project),
+        ),
+        *_pgpubsub(place, f"{database}_pgpubsub"),
+    ]
+
+
+@contextmanager
+def ours(project: Project) -> Iterator[Child]:
+    """A real pglisten, which also relays what is written. What it leaves the next one catches up
+    with before it is live, which is outside of the time that is measured."""
+    with project.pglisten() as child:
+        yield child
+
+
+@contextmanager
+def by_hand(project: Project) -> Iterator[Child]:
+    """A bare psycopg listener."""
+    with project.child("workers.hear", "data_change") as child:
+        child.wait_for("listening")
+        yield child
+
+
+def _pgpubsub(place: Place, database: str) -> list[Variant]:
+    url = place.create_database(database)
+    env = {"BENCH_DATABASE": url, "DJANGO_SETTINGS_MODULE": "pgpubsub_peer.settings"}
+
+    def run(*arguments: str) -> Child:
+        command = ["-m", "django", *arguments]
+        return Child(command, env, python=python("pgpubsub"), path=PEERS / "pgpubsub")
+
+    with run("migrate", "--run-syncdb") as migrate:
+        migrate.finish()
+
+    @contextmanager
+    def listening(channel: str) -> Iterator[Child]:
+        name = f"pgpubsub_peer.listeners.{channel}"
+        with run("listen", "--worker", "--channels", name) as child:
+            child.wait_for("Listening for notifications")
+            yield child
+
+    return [
+        Variant(
+            name=PGPUBSUB,
+            url=url,
+            table="sent",
+            listening=lambda: listening("SentChannel"),
+        ),
+        Variant(
+            name=PGPUBSUB_STORED,
+            url=url,
+            table="stored",
+            listening=lambda: listening("StoredChannel"),
+        ),
+    ]
