@@ -2,7 +2,7 @@
 #
 #   make demo  [PORT=8000]      the order desk with a PostgreSQL of its own
 #   make test  [ARGS="..."]     all tests; ARGS goes to pytest
-#   make bench [ONLY="..."]     the measurements; ONLY names sections, FULL=1 takes longer runs
+#   make bench [ONLY="..."]     the measurements; ONLY names sections, EFFORT is quick, usual or full
 #   make soak  [MINUTES=30]     the oracle test for long, over both channel layers
 #   make lint                   ruff and mypy
 #   make docs                   the documentation, into docs/_build
@@ -15,7 +15,7 @@ PORT ?= 8000
 ARGS ?=
 MINUTES ?= 30
 ONLY ?=
-FULL ?=
+EFFORT ?= usual
 VENV ?= .venv
 CONSTRAINT ?=
 PYTHON ?=
@@ -35,7 +35,7 @@ test: $(VENV)/test.stamp
 	exec $(VENV)/bin/python -m pytest $(ARGS)
 
 bench: $(VENV)/bench.stamp
-	exec $(VENV)/bin/python -m benchmarks $(ONLY) $(if $(FULL),--full)
+	exec $(VENV)/bin/python -m benchmarks $(ONLY) --effort $(EFFORT)
 
 soak: $(VENV)/test.stamp
 	exec $(VENV)/bin/python -m tests.oracle.soak --minutes $(MINUTES) --out docs/soak.json

@@ -6,5 +6,5 @@ each run in an environment of its own, and ``report`` and ``plots`` show what ca
 
     make bench                    everything, in less than 20 minutes
     make bench ONLY="bulk idle"   some sections
-    make bench FULL=1             longer runs and larger sizes
+    make bench EFFORT=full        longer runs and larger sizes; quick only tries the benchmarks
 """

@@ -12,11 +12,12 @@ from tests.servers.postgres import remove_abandoned
 
 from . import report
 from .harness import Findings
-from .place import Place
+from .place import Effort, Place
 
 SECTIONS = (
     "writers",
     "bulk",
+    "relay",
 )
 """In the order of a run and of the table; each is a module of ``sections``."""
 
@@ -27,7 +28,7 @@ def main() -> None:
     remove_abandoned()
     found: dict[str, Findings] = {}
     seconds: dict[str, float] = {}
-    with Place(full=arguments.full) as place:
+    with Place(arguments.effort) as place:
         for name in arguments.only or SECTIONS:
             print(f"{name} ...", flush=True)
             begin = time.monotonic()
@@ -50,7 +51,7 @@ def _section(name: str) -> Any:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("only", nargs="*", choices=[[], *SECTIONS], help="all when left out")
-    parser.add_argument("--full", action="store_true", help="longer runs, larger sizes")
+    parser.add_argument("--effort", type=Effort, choices=Effort, default=Effort.USUAL)
     parser.add_argument("--out", type=Path, default=report.JSON_FILE)
     return parser.parse_args()
 

@@ -17,9 +17,11 @@ from typing import Any, Self
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 60.0
 """For a line of a child: longer than anything measured here takes."""
 STOP_SECONDS = 15.0
+IDLE_SECONDS = 0.1
+"""Ten of the ticks in which Linux counts CPU time."""
 
 
 class ChildFailed(Exception):
@@ -82,7 +84,7 @@ class Child:
 
     def answer(self, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """Give the next JSON object that it prints."""
-        found: dict[str, Any] = json.loads(self.wait_for("{", seconds))
+        found: dict[str, Any] = json.loads(self.wait_for('{"', seconds))
         return found
 
     def tell(self, **message: Any) -> None:
@@ -90,6 +92,13 @@ class Child:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
+
+    def wait_idle(self, seconds: float) -> None:
+        """Return when it uses no CPU time for a moment, or after so many seconds."""
+        end = time.monotonic() + seconds
+        used = -1.0
+        while used != (used := sum(self.process.cpu_times()[:2])) and time.monotonic() < end:
+            time.sleep(IDLE_SECONDS)
 
     def finish(self, seconds: float = WAIT_SECONDS) -> float:
         """Wait until it ends by itself, with success; gives its peak memory in bytes."""
@@ -126,7 +135,7 @@ class Child:
     def _said(self) -> str:
         while not self.lines.empty():
             self._seen.append(self.lines.get() or "")
-        return "".join(self._seen[-30:])
+        return "".join(self._seen[-40:])
 
 
 def _wait4(process: subprocess.Popen[str], seconds: float) -> tuple[int, int, Any]:

@@ -30,7 +30,7 @@ def program() -> Path:
 
 
 def commits_per_second(
-    url: str, scripts: Sequence[str], *, clients: int, seconds: float
+    url: str, scripts: Sequence[str], *, clients: int, seconds: int
 ) -> float:
     """Run transactions, each one of the scripts by chance, and give how many committed a second."""
     parts = urlsplit(url)
@@ -43,7 +43,7 @@ def commits_per_second(
         command = [
             *(str(program()), "--no-vacuum", "--protocol=prepared"),
             *("--client", str(clients), "--jobs", str(min(clients, THREADS))),
-            *("--time", str(round(seconds)), *files),
+            *("--time", str(seconds), *files),
             *("--host", str(parts.hostname), "--port", str(parts.port)),
             *("--username", str(parts.username), parts.path.lstrip("/")),
         ]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from enum import StrEnum
 from functools import cached_property
 from typing import Any, Self
 
@@ -37,16 +38,29 @@ CAPACITY = 100_000
 """Messages that may wait for one name, in every layer: a layer that drops would look fast."""
 DRAIN_SECONDS = 120.0
 POLL_SECONDS = 0.02
+QUICKER = 10
+"""A quick run's sizes are the usual ones divided by this."""
 
 POSTGRES, REDIS, REDIS_PUBSUB = "PostgresChannelLayer", "channels_redis", "channels_redis pub/sub"
+MEMORY = "in memory"
+
+
+class Effort(StrEnum):
+    """How long a run may take."""
+
+    QUICK = "quick"
+    """A try of the benchmarks themselves; its figures mean little."""
+    USUAL = "usual"
+    """All sections in 20 minutes on two cores."""
+    FULL = "full"
+    """Longer runs, larger sizes."""
 
 
 class Place:
     """One PostgreSQL for all sections, a Redis when a section asks for it; ends with ``with``."""
 
-    def __init__(self, *, full: bool) -> None:
-        self.full = full
-        """Longer runs and larger sizes than fit into 20 minutes."""
+    def __init__(self, effort: Effort = Effort.USUAL) -> None:
+        self.effort = effort
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -71,6 +85,16 @@ class Place:
         server.start()
         return server
 
+    def runs(self, usual: int) -> int:
+        """How often to take a figure."""
+        return 1 if self.effort is Effort.QUICK else usual
+
+    def size(self, usual: int, *, full: int | None = None) -> int:
+        """How many rows, events, sockets or seconds."""
+        if self.effort is Effort.QUICK:
+            return max(usual // QUICKER, 1)
+        return full if full and self.effort is Effort.FULL else usual
+
     def create_database(self, name: str) -> str:
         """Make an empty database anew, and give its URL."""
         with psycopg.connect(self.postgres.url(), autocommit=True) as connection:
@@ -78,7 +102,7 @@ class Place:
             connection.execute(f"CREATE DATABASE {name}")
         return self.postgres.url(name)
 
-    def project(self, name: str, *, layer: str = POSTGRES, **pgnotify: Any) -> Project:
+    def project(self, name: str, *, layer: str = POSTGRES) -> Project:
         """A database with our tables and triggers, and the settings to work on it."""
         url = self.create_database(name)
         project = Project(self, url, layer)
@@ -87,14 +111,16 @@ class Place:
 
     def layer(self, name: str) -> dict[str, Any]:
         """Give the settings of a channel layer."""
+        if name == MEMORY:
+            config = {"capacity": CAPACITY}
+            return {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": config}
         if name == POSTGRES:
             backend = "django_pgnotify.layers.PostgresChannelLayer"
             return {"BACKEND": backend, "CONFIG": {"capacity": CAPACITY}}
         module = "core.RedisChannelLayer" if name == REDIS else "pubsub.RedisPubSubChannelLayer"
-        config: dict[str, Any] = {"hosts": [self.redis.url]}
-        if name == REDIS:
-            config["capacity"] = CAPACITY
-        return {"BACKEND": f"channels_redis.{module}", "CONFIG": config}
+        hosts = {"hosts": [self.redis.url]}
+        sized = {"capacity": CAPACITY} if name == REDIS else {}
+        return {"BACKEND": f"channels_redis.{module}", "CONFIG": {**hosts, **sized}}
 
 
 class Project:
@@ -127,9 +153,9 @@ class Project:
             check=True,
         )
 
-    def child(self, module: str, *arguments: object) -> Child:
+    def child(self, module: str, *arguments: object, **env: str) -> Child:
         """Start ``python -m benchmarks.<module>``."""
-        return Child(["-m", f"benchmarks.{module}", *map(str, arguments)], self.env)
+        return Child(["-m", f"benchmarks.{module}", *map(str, arguments)], {**self.env, **env})
 
     def pglisten(self, *arguments: str) -> Child:
         """Start a real relay; it is live when this returns, unless it runs ``--once``."""

@@ -29,8 +29,7 @@ class Variant:
 
 
 def variants(place: Place, database: str) -> list[Variant]:
-    """Set them all up, each way in a database without the others' listeners: up to PostgreSQL 18
-    a NOTIFY wakes every listener of its database."""
+    """Set them all up."""
     project = place.project(database)
     return [
         Variant(name=NONE, url=project.url, table="plain", listening=nullcontext),

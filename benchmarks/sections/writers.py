@@ -14,8 +14,8 @@ from ..variants import BY_HAND, NONE, OURS, PGPUBSUB, PGPUBSUB_STORED, Variant, 
 CLIENTS = {1: 3, 8: 3, 32: 3, 64: 1}
 """Clients of pgbench, and runs of each; the last is for the picture alone."""
 JUDGED = 32
-SECONDS = 2.0
-SECONDS_FULL = 10.0
+SECONDS = 2
+SECONDS_FULL = 10
 ROWS = 100_000
 """In each table beforehand: 64 writers seldom want the same one."""
 OF_FLOOR = Target(sign=">=", value=0.75)
@@ -28,11 +28,11 @@ def run(place: Place) -> Findings:
     ways = variants(place, "writers")
     for way in ways:
         _fill(way)
-    seconds = SECONDS_FULL if place.full else SECONDS
+    seconds = place.size(SECONDS, full=SECONDS_FULL)
     by_clients: dict[int, dict[str, float]] = {}
     for clients, runs in CLIENTS.items():
         calls = {way.name: partial(_commits, way, clients, seconds) for way in ways}
-        figures = in_turns(calls, runs)
+        figures = in_turns(calls, place.runs(runs))
         found.figures[f"{clients} writers"] = figures
         by_clients[clients] = medians(figures)
         if clients < max(CLIENTS):
@@ -62,7 +62,7 @@ def _rows(median: dict[str, float], clients: int, runs: int) -> list[Row]:
     ]
 
 
-def _commits(way: Variant, clients: int, seconds: float) -> float:
+def _commits(way: Variant, clients: int, seconds: int) -> float:
     scripts = [
         f"\\set value random(1, 1000000)\nINSERT INTO {way.table} (name, room, value)"
         " VALUES ('a thing of which one speaks', :value % 100, :value);",

@@ -1,0 +1,92 @@
+"""Relay: how many events a second come from a commit to a plain consumer in another process."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from functools import partial
+
+from ..child import Child
+from ..harness import Findings, Row, Target, in_turns, medians
+from ..place import MEMORY, POSTGRES, REDIS, REDIS_PUBSUB, Place, Project
+
+EVENTS = 100_000
+NAIVE_EVENTS = 10_000
+"""It is so much slower."""
+RUNS = 3
+TARGET = Target(sign=">=", value=50_000, of="ours")
+VALUES = "(name, room, value) SELECT 'a thing of which one speaks', n % 100, n"
+BULK = f"INSERT INTO thing {VALUES} FROM generate_series(1, {{}}) AS n"
+SINGLES = f"DO $$ BEGIN FOR n IN 1..{{}} LOOP INSERT INTO thing {VALUES}; END LOOP; END $$"
+NOTED = f"INSERT INTO noted {VALUES} FROM generate_series(1, {{}}) AS n"
+ONE_STATEMENT, MANY_STATEMENTS, NAIVE = "one statement", "a statement each", "naive loop"
+
+
+def run(place: Place) -> Findings:
+    """A burst is one transaction, timed from its COMMIT to the last event at the consumer."""
+    found = Findings()
+    project = place.project("relay")
+    noted = place.project("relay_noted")
+    for layer in (POSTGRES, REDIS, REDIS_PUBSUB):
+        figures = _on_layer(place, project.on(layer), noted)
+        found.figures[layer] = figures
+        median = medians(figures)
+        found.rows += [_row(layer, way, median) for way in (ONE_STATEMENT, MANY_STATEMENTS)]
+    found.figures[MEMORY] = _in_memory(place, noted)
+    memory = medians(found.figures[MEMORY])[NAIVE]
+    found.notes.append(
+        f"Events of one transaction of {EVENTS:,} rows ({NAIVE_EVENTS:,} for the naive loop: a row"
+        " trigger's pg_notify, psycopg's notifies(), one group_send each), written by one statement"
+        f" or by one each. Queues hold {EVENTS:,} messages, so that nothing is dropped. In memory,"
+        f" in one process, the naive loop makes {memory:,.0f} a second."
+    )
+    return found
+
+
+def _row(layer: str, way: str, median: dict[str, float]) -> Row:
+    return Row(
+        what=f"events to a consumer, {layer}, {way}",
+        unit="1/s",
+        ours=median[way],
+        base=median[NAIVE],
+        base_name=NAIVE,
+        target=TARGET,
+        runs=RUNS,
+    )
+
+
+def _on_layer(place: Place, project: Project, noted: Project) -> dict[str, list[float]]:
+    with ExitStack() as stack:
+        receiver = stack.enter_context(project.child("workers.receive"))
+        receiver.answer()
+        stack.enter_context(project.pglisten())
+        stack.enter_context(_naive(project, noted)).wait_for("listening")
+        events, few = place.size(EVENTS), place.size(NAIVE_EVENTS)
+        calls = {
+            ONE_STATEMENT: partial(_burst, project, receiver, BULK, events),
+            MANY_STATEMENTS: partial(_burst, project, receiver, SINGLES, events),
+            NAIVE: partial(_burst, noted, receiver, NOTED, few),
+        }
+        return in_turns(calls, place.runs(RUNS))
+
+
+def _in_memory(place: Place, noted: Project) -> dict[str, list[float]]:
+    with _naive(noted.on(MEMORY), noted, "--here") as both:
+        both.answer()
+        call = partial(_burst, noted, both, NOTED, place.size(NAIVE_EVENTS))
+        return in_turns({NAIVE: call}, place.runs(RUNS))
+
+
+def _naive(project: Project, noted: Project, *arguments: str) -> Child:
+    return project.child("workers.naive", *arguments, BENCH_NOTED=noted.url)
+
+
+def _burst(project: Project, receiver: Child, statement: str, events: int) -> float:
+    """Events a second."""
+    receiver.tell(expect=events)
+    with project.connect() as connection:
+        connection.execute("BEGIN")
+        connection.execute(statement.format(events))
+        begin = time.monotonic()
+        connection.execute("COMMIT")
+    return events / (receiver.answer()["last"] - begin)
