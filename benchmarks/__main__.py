@@ -18,6 +18,7 @@ SECTIONS = (
     "writers",
     "bulk",
     "relay",
+    "fanout",
 )
 """In the order of a run and of the table; each is a module of ``sections``."""
 

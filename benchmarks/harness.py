@@ -90,9 +90,7 @@ class Findings:
     """Everything else that was measured, for the JSON."""
 
 
-def in_turns(
-    variants: Mapping[str, Callable[[], float]], runs: int
-) -> dict[str, list[float]]:
+def in_turns(variants: Mapping[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
     """Run each variant once, then each a second time, ...: what disturbs the machine for a while
     disturbs all. The order turns from round to round, so that none always follows another."""
     figures: dict[str, list[float]] = {name: [] for name in variants}

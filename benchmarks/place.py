@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import StrEnum
 from functools import cached_property
@@ -41,7 +40,11 @@ POLL_SECONDS = 0.02
 QUICKER = 10
 """A quick run's sizes are the usual ones divided by this."""
 
-POSTGRES, REDIS, REDIS_PUBSUB = "PostgresChannelLayer", "channels_redis", "channels_redis pub/sub"
+POSTGRES, REDIS, REDIS_PUBSUB = (
+    "PostgresChannelLayer",
+    "channels_redis",
+    "channels_redis pub/sub",
+)
 MEMORY = "in memory"
 
 

@@ -1,8 +1,8 @@
 """The four tables, and the trigger that is written by hand."""
 
-import django_pgnotify
 from django.db import migrations, models
 
+import django_pgnotify
 
 NOTED = """
 CREATE FUNCTION noted_notify() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -19,61 +19,89 @@ CREATE TRIGGER noted_notify AFTER INSERT OR UPDATE OR DELETE ON noted
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Noted',
+            name="Noted",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=60)),
-                ('room', models.IntegerField(default=0)),
-                ('value', models.BigIntegerField(default=0)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=60)),
+                ("room", models.IntegerField(default=0)),
+                ("value", models.BigIntegerField(default=0)),
             ],
             options={
-                'db_table': 'noted',
+                "db_table": "noted",
             },
         ),
         migrations.CreateModel(
-            name='Plain',
+            name="Plain",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=60)),
-                ('room', models.IntegerField(default=0)),
-                ('value', models.BigIntegerField(default=0)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=60)),
+                ("room", models.IntegerField(default=0)),
+                ("value", models.BigIntegerField(default=0)),
             ],
             options={
-                'db_table': 'plain',
+                "db_table": "plain",
             },
         ),
         migrations.CreateModel(
-            name='Roomed',
+            name="Roomed",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=60)),
-                ('room', models.IntegerField(default=0)),
-                ('value', models.BigIntegerField(default=0)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=60)),
+                ("room", models.IntegerField(default=0)),
+                ("value", models.BigIntegerField(default=0)),
             ],
             options={
-                'db_table': 'roomed',
-                'constraints': [django_pgnotify.NotifyTrigger(fields=['id', 'name', 'value'], groups=['room-{room}'], name='roomed_changes')],
+                "db_table": "roomed",
+                "constraints": [
+                    django_pgnotify.NotifyTrigger(
+                        fields=["id", "name", "value"],
+                        groups=["room-{room}"],
+                        name="roomed_changes",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Thing',
+            name="Thing",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=60)),
-                ('room', models.IntegerField(default=0)),
-                ('value', models.BigIntegerField(default=0)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=60)),
+                ("room", models.IntegerField(default=0)),
+                ("value", models.BigIntegerField(default=0)),
             ],
             options={
-                'db_table': 'thing',
-                'constraints': [django_pgnotify.NotifyTrigger(fields=['id', 'name', 'value'], groups=['things'], name='thing_changes')],
+                "db_table": "thing",
+                "constraints": [
+                    django_pgnotify.NotifyTrigger(
+                        fields=["id", "name", "value"], groups=["things"], name="thing_changes"
+                    )
+                ],
             },
         ),
         migrations.RunSQL(NOTED, migrations.RunSQL.noop),

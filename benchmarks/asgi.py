@@ -1,0 +1,27 @@
+"""What the web processes serve."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.core.asgi import get_asgi_application
+from django.urls import path
+
+pages = get_asgi_application()
+
+from .things.consumers import Ours, PlainConsumer  # noqa: E402
+
+application = ProtocolTypeRouter(
+    {
+        "http": pages,
+        "websocket": URLRouter(
+            [
+                path("ours/", Ours.as_asgi()),  # type: ignore[arg-type]
+                path("plain/", PlainConsumer.as_asgi()),  # type: ignore[arg-type]
+            ]
+        ),
+    }
+)
