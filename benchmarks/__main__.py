@@ -18,7 +18,11 @@ SECTIONS = (
     "writers",
     "bulk",
     "relay",
+    "drain",
+    "latency",
     "fanout",
+    "idle",
+    "sockets",
 )
 """In the order of a run and of the table; each is a module of ``sections``."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import statistics
@@ -13,6 +14,11 @@ from typing import Any
 import psutil
 
 GIB = 1024**3
+COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "<": operator.lt,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +26,7 @@ class Target:
     """What a figure should reach."""
 
     sign: str
-    """``>=`` or ``<=``."""
+    """``>=``, ``<=`` or ``<``."""
     value: float
     of: str = "ratio"
     """``ratio``, or ``ours`` for a figure that stands by itself."""
@@ -29,7 +35,7 @@ class Target:
         """True if the row reaches it."""
         figure = row.ratio if self.of == "ratio" else row.ours
         assert figure is not None, row.what
-        return figure >= self.value if self.sign == ">=" else figure <= self.value
+        return COMPARE[self.sign](figure, self.value)
 
 
 @dataclass(frozen=True, kw_only=True)

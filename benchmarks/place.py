@@ -178,6 +178,10 @@ class Project:
         """An autocommit connection of our own."""
         return psycopg.connect(self.url, autocommit=True)
 
+    def connect_to(self, url: str) -> psycopg.Connection[Any]:
+        """The same to another database."""
+        return psycopg.connect(url, autocommit=True)
+
     def wait_drained(self) -> None:
         """Return when the relay has read everything, and has sent what it read."""
         with self.connect() as connection:

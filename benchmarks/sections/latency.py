@@ -1,0 +1,162 @@
+"""Latency: from the COMMIT of a row to its frame at a WebSocket, beside NOTIFY itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from ..harness import Findings, Row, Target, percentile
+from ..place import POSTGRES, REDIS, Place, Project
+
+MILLI = 1000.0
+CALM = 200
+"""Events a second, a transaction each."""
+CALM_SECONDS = 15
+BUSY = 5_000
+BUSY_ROWS = 10
+"""Of one transaction: so the writer takes a small part of two cores."""
+BUSY_SECONDS = 30
+FULL_SECONDS = 60
+BARE, WITH_ROW = "bare NOTIFY", "NOTIFY with a row"
+P50_OF_FLOOR = Target(sign="<=", value=5.0)
+P99_CALM_MS = Target(sign="<=", value=15.0, of="ours")
+P99_BUSY_MS = Target(sign="<=", value=50.0, of="ours")
+NOTHING = Target(sign="<=", value=0.0, of="ours")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """Milliseconds of each event."""
+
+    ours: Sequence[float]
+    floor: Mapping[str, Sequence[float]]
+    lost: int
+    rate: float
+    """Events a second that the writer really made."""
+
+
+def run(place: Place) -> Findings:
+    """A real Daphne, one WebSocket, both channel layers."""
+    found = Findings()
+    project = place.project("latency")
+    for layer in (POSTGRES, REDIS):
+        seconds = place.size(CALM_SECONDS, full=FULL_SECONDS)
+        calm = _measure(project.on(layer), place, rate=CALM, rows=1, seconds=seconds)
+        found.rows += _calm_rows(layer, calm)
+        seconds = place.size(BUSY_SECONDS, full=FULL_SECONDS)
+        busy = _measure(project.on(layer), place, rate=BUSY, rows=BUSY_ROWS, seconds=seconds)
+        found.rows += _busy_rows(layer, busy)
+        found.figures[layer] = {"calm": _summary(calm), "busy": _summary(busy)}
+        found.notes.append(
+            f"{layer}: the writers made {calm.rate:,.0f} and {busy.rate:,.0f} events a second."
+        )
+    found.notes.append(
+        f"From before the COMMIT to the frame in the client's process; the floor is psycopg's"
+        f" notifies(), in the same seconds. {BUSY:,} events a second are transactions of"
+        f" {BUSY_ROWS} rows, for {place.size(BUSY_SECONDS, full=FULL_SECONDS)} s."
+    )
+    return found
+
+
+def _calm_rows(layer: str, taken: Taken) -> list[Row]:
+    bare, with_row = (percentile(taken.floor[name], 0.5) for name in (BARE, WITH_ROW))
+    what, p50 = f"{CALM} events/s, {layer}", percentile(taken.ours, 0.5)
+    p99, floor99 = percentile(taken.ours, 0.99), percentile(taken.floor[BARE], 0.99)
+    return [
+        Row(
+            what=f"p50 at {what}",
+            unit="ms",
+            ours=p50,
+            base=bare,
+            base_name=BARE,
+            target=P50_OF_FLOOR,
+        ),
+        Row(what=f"p50 at {what}", unit="ms", ours=p50, base=with_row, base_name=WITH_ROW),
+        Row(
+            what=f"p99 at {what}",
+            unit="ms",
+            ours=p99,
+            base=floor99,
+            base_name=BARE,
+            target=P99_CALM_MS,
+        ),
+        Row(what=f"lost at {what}", unit="events", ours=taken.lost, target=NOTHING),
+    ]
+
+
+def _busy_rows(layer: str, taken: Taken) -> list[Row]:
+    what = f"{BUSY:,} events/s, {layer}"
+    return [
+        Row(what=f"p50 at {what}", unit="ms", ours=percentile(taken.ours, 0.5)),
+        Row(
+            what=f"p99 at {what}",
+            unit="ms",
+            ours=percentile(taken.ours, 0.99),
+            target=P99_BUSY_MS,
+        ),
+        Row(what=f"lost at {what}", unit="events", ours=taken.lost, target=NOTHING),
+    ]
+
+
+def _measure(
+    project: Project,
+    place: Place,
+    *,
+    rate: int,
+    rows: int,
+    seconds: int,
+    server: str = "daphne",
+) -> Taken:
+    events = rate * seconds
+    floor = place.create_database("latency_floor")
+    with ExitStack() as stack:
+        stack.enter_context(project.pglisten())
+        web, port = project.web(server)
+        stack.enter_context(web)
+        crowd = stack.enter_context(
+            project.child("workers.crowd", port, "/ours/", 1, "--times")
+        )
+        crowd.answer()
+        crowd.tell(expect=events)
+        crowd.answer()
+        arguments = ["--rate", rate, "--rows", rows, "--seconds", seconds]
+        hearer = None
+        if rows == 1:
+            with project.connect_to(floor) as connection:
+                connection.execute("CREATE TABLE plain (name text, room int, value bigint)")
+            hearer = project.child(
+                "workers.hear", "floor", "--count", events, BENCH_DATABASE=floor
+            )
+            stack.enter_context(hearer).wait_for("listening")
+            arguments.append("--floor")
+        writer = project.child("workers.write", *arguments, BENCH_FLOOR=floor)
+        written = stack.enter_context(writer).answer(seconds * 3 + 30)
+        heard = hearer.answer()["times"] if hearer else {}
+        arrived = {int(n): at for n, at in crowd.answer()["times"].items()}
+    return Taken(
+        ours=[
+            (arrived[n] - written["times"][n // rows]) * MILLI
+            for n in range(events)
+            if n in arrived
+        ],
+        floor={
+            name: [
+                (at - written["floor"][key]) * MILLI
+                for key, at in heard.items()
+                if key.startswith(start)
+            ]
+            for name, start in ((BARE, "bare"), (WITH_ROW, "with"))
+        },
+        lost=events - len(arrived),
+        rate=events / written["seconds"],
+    )
+
+
+def _summary(taken: Taken) -> dict[str, float]:
+    figures = {"ours": taken.ours, **{k: v for k, v in taken.floor.items() if v}}
+    return {
+        f"{name} p{share}": percentile(values, share / 100)
+        for name, values in figures.items()
+        for share in (50, 95, 99)
+    } | {"lost": taken.lost, "rate": taken.rate}
