@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Self
@@ -22,6 +23,8 @@ WAIT_SECONDS = 60.0
 STOP_SECONDS = 15.0
 IDLE_SECONDS = 0.1
 """Ten of the ticks in which Linux counts CPU time."""
+LOOK_SECONDS = 0.01
+"""Between two looks at a process's memory."""
 
 
 class ChildFailed(Exception):
@@ -102,13 +105,18 @@ class Child:
 
     def finish(self, seconds: float = WAIT_SECONDS) -> float:
         """Wait until it ends by itself, with success; gives its peak memory in bytes."""
-        _, status, usage = _wait4(self._process, seconds)
-        self._process.returncode = os.waitstatus_to_exitcode(status)
+        end, peak = time.monotonic() + seconds, 0
+        # Not ru_maxrss of wait4(): Linux counts in it what the parent had at the fork.
+        while self._process.poll() is None:
+            if time.monotonic() > end:
+                raise ChildFailed(f"{self._process.args} did not end within {seconds} s")
+            with suppress(psutil.Error):
+                peak = max(peak, self.process.memory_info().rss)
+            time.sleep(LOOK_SECONDS)
         self._reader.join()
         if self._process.returncode != 0:
             raise ChildFailed(f"{self._process.args} failed: {self._said()}")
-        kib = 1 if sys.platform == "darwin" else 1024  # macOS gives bytes
-        return float(usage.ru_maxrss * kib)
+        return float(peak)
 
     def stop(self) -> None:
         """Ask it to end, and make it."""
@@ -136,14 +144,3 @@ class Child:
         while not self.lines.empty():
             self._seen.append(self.lines.get() or "")
         return "".join(self._seen[-40:])
-
-
-def _wait4(process: subprocess.Popen[str], seconds: float) -> tuple[int, int, Any]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = os.wait4(process.pid, os.WNOHANG)
-        if found[0]:
-            return found
-        time.sleep(0.05)
-    process.kill()
-    raise ChildFailed(f"{process.args} did not end within {seconds} s")

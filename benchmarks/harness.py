@@ -94,6 +94,10 @@ class Findings:
     """What a reader must know to read the rows rightly."""
     figures: dict[str, Any] = field(default_factory=dict)
     """Everything else that was measured, for the JSON."""
+    effort: str = ""
+    """Of the run."""
+    seconds: int = 0
+    """What the section took."""
 
 
 def in_turns(variants: Mapping[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:

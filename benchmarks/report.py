@@ -9,10 +9,18 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from . import growing
 from .child import ROOT
 from .harness import Findings, Plot, Row, as_json, machine
 
 JSON_FILE = ROOT / "docs" / "benchmarks.json"
+SCRATCH_FILE = ROOT / ".bench" / "benchmarks.json"
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
+BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end: written by make bench -->"
+QUICK_WARNING = (
+    "**Some of these figures come from a quick try of the benchmarks and mean little:"
+    " `make bench` takes real ones.**"
+)
 COLUMNS = ("what", "compared with", "theirs", "ours", "ratio", "target", "reached")
 
 
@@ -43,13 +51,45 @@ def text(rows: Sequence[Row]) -> str:
     )
 
 
-def save(found: Mapping[str, Findings], seconds: Mapping[str, float], path: Path) -> None:
-    """Put the sections that ran into the file; those that did not run stay as they were."""
-    kept = json.loads(path.read_text())["sections"] if path.exists() else {}
-    taken = {name: _section(findings, seconds[name]) for name, findings in found.items()}
-    path.write_text(
-        json.dumps({"machine": machine(), "sections": {**kept, **taken}}, indent=1) + "\n"
+def markdown(read: Mapping[str, Any]) -> str:
+    """The table with what one must know to read it."""
+    sections = read["sections"].values()
+    lines = [COLUMNS, ["---", "---", *["--:"] * 4, "---"]]
+    lines += [cells(row) for section in sections for row in section["rows"]]
+    notes = [f"- {note}" for section in sections for note in section["notes"]]
+    quick = any(section["effort"] == "quick" for section in sections)
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    parts = [_machine(read["machine"]), QUICK_WARNING if quick else "", "\n".join(table)]
+    return "\n\n".join([*filter(None, parts), "\n".join(notes)])
+
+
+def written_parts(read: Mapping[str, Any]) -> list[str]:
+    """What stands between the marks of the page, in order."""
+    return [markdown(read), growing.markdown(read)]
+
+
+def write_page(read: Mapping[str, Any], page: Path = PAGE) -> None:
+    """Bring the page up to date."""
+    before, *rest = page.read_text().split(BEGIN)
+    for part, old in zip(written_parts(read), rest, strict=True):
+        before += f"{BEGIN}\n\n{part}\n\n{END}{old.partition(END)[2]}"
+    page.write_text(before)
+
+
+def _machine(machine: Mapping[str, str]) -> str:
+    return (
+        f"Taken on {machine['cores']} cores ({machine['processor']}), {machine['memory']},"
+        f" {machine['system']}, Python {machine['python']}, PostgreSQL 18 with `fsync` and"
+        " `synchronous_commit` on. Everything, clients included, shares these cores."
     )
+
+
+def save(name: str, findings: Findings, path: Path) -> None:
+    """Put a section into the file; those that did not run stay as they were."""
+    kept = json.loads(path.read_text())["sections"] if path.exists() else {}
+    read = {"machine": machine(), "sections": {**kept, name: _section(findings)}}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(read, indent=1) + "\n")
 
 
 def load(path: Path = JSON_FILE) -> dict[str, Any]:
@@ -63,14 +103,11 @@ def plots(read: Mapping[str, Any]) -> list[Plot]:
     return [Plot(**one) for section in read["sections"].values() for one in section["plots"]]
 
 
-def _section(findings: Findings, seconds: float) -> dict[str, Any]:
+def _section(findings: Findings) -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
-        "seconds": round(seconds),
+        **asdict(findings),
         "rows": [as_json(row) for row in findings.rows],
-        "plots": [asdict(plot) for plot in findings.plots],
-        "notes": findings.notes,
-        "figures": findings.figures,
     }
 
 

@@ -14,7 +14,8 @@ MIB = 1024**2
 SPEED = Target(sign=">=", value=50_000, of="ours")
 MEMORY_MB = Target(sign="<", value=150, of="ours")
 INSERT = f"""INSERT INTO thing (name, room, value)
-    SELECT 'a thing of which one speaks', n % 100, n FROM generate_series(1, {STATEMENT_ROWS}) AS n"""
+    SELECT 'a thing of which one speaks', n % 100, n
+    FROM generate_series(1, {STATEMENT_ROWS}) AS n"""
 
 
 def run(place: Place) -> Findings:

@@ -18,6 +18,8 @@ TARGETS = {
     "uvicorn": Target(sign=">=", value=20),
 }
 OURS, PLAIN = "django_pgnotify", "plain consumer"
+NAMES = {"ours": OURS, "plain": PLAIN}
+"""By page."""
 
 
 def run(place: Place) -> Findings:
@@ -54,31 +56,35 @@ def _seconds(
 ) -> dict[str, list[float]]:
     with ExitStack() as stack:
         stack.enter_context(project.pglisten())
-        sender = stack.enter_context(project.child("workers.send"))
-        sender.answer()
-        connection = stack.enter_context(project.connect())
-
-        def commit() -> float:
-            begin = time.monotonic()
-            connection.execute(INSERT)
-            return begin
-
-        def send() -> float:
-            sender.tell()
-            begin: float = sender.answer()["begin"]
-            return begin
-
-        ways = {"ours": commit, "plain": send}
         calls = {}
-        for page, cause in ways.items():
+        for page, cause in causes(project, stack).items():
             web, port = project.web(server)
             stack.enter_context(web)
             crowd = project.child("workers.crowd", port, f"/{page}/", sockets)
             stack.enter_context(crowd)
             crowd.answer()
-            calls[OURS if page == "ours" else PLAIN] = delivery(crowd, cause)
+            calls[NAMES[page]] = delivery(crowd, cause)
         in_turns(calls, 1)  # the first event of a process pays for what is made once
         return in_turns(calls, place.runs(EVENTS))
+
+
+def causes(project: Project, stack: ExitStack) -> dict[str, Callable[[], float]]:
+    """What makes one event at each page; gives the time of before."""
+    sender = stack.enter_context(project.child("workers.send"))
+    sender.answer()
+    connection = stack.enter_context(project.connect())
+
+    def commit() -> float:
+        begin = time.monotonic()
+        connection.execute(INSERT)
+        return begin
+
+    def send() -> float:
+        sender.tell()
+        begin: float = sender.answer()["begin"]
+        return begin
+
+    return {"ours": commit, "plain": send}
 
 
 def delivery(crowd: Child, cause: Callable[[], float]) -> Callable[[], float]:

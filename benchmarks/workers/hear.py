@@ -1,6 +1,7 @@
 """A bare listener: psycopg's ``notifies()`` on one pg channel, the least that one can do.
 
-With ``--count n`` it prints when each of n payloads came, by the machine's monotonic clock, and ends.
+With ``--count n`` it prints when each of n payloads came, by the machine's monotonic clock, and
+ends.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ async def both() -> None:
     """Relay, and receive beside it."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(main())
-        tasks.create_task(receive.main())
+        tasks.create_task(receive.main([receive.GROUP]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A plain consumer: receives a group's messages from the channel layer, and counts events.
 
-A line ``{"expect": n}`` on its input makes it count n events; it then prints when each message came,
-by the machine's monotonic clock.
+A line ``{"expect": n}`` on its input makes it count n events; it then prints when the last one
+came, by the machine's monotonic clock. With a number as argument it joins so many rooms' groups.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import django
 from channels.layers import BaseChannelLayer, get_channel_layer
 
 GROUP = "things"
+ROOM = "room-{}"
 
 
-async def main() -> None:
+async def main(groups: list[str]) -> None:
     """Count until the input ends."""
     layer = get_channel_layer()
     assert layer is not None
     name = await layer.new_channel()
-    await layer.group_add(GROUP, name)
+    for group in groups:
+        await layer.group_add(group, name)
     print(json.dumps({"ready": True}), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         last, messages = await count(layer, name, json.loads(line)["expect"])
@@ -46,4 +48,5 @@ def events_in(message: dict[str, Any]) -> int:
 
 if __name__ == "__main__":
     django.setup()
-    asyncio.run(main())
+    rooms = [ROOM.format(number) for number in range(int(sys.argv[1]))] if sys.argv[1:] else []
+    asyncio.run(main(rooms or [GROUP]))

@@ -10,7 +10,8 @@ DECLARE
     changed noted := CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
 BEGIN
     PERFORM pg_notify('data_change', json_build_object(
-        'kind', lower(TG_OP), 'id', changed.id, 'name', changed.name, 'value', changed.value)::text);
+        'kind', lower(TG_OP),
+        'id', changed.id, 'name', changed.name, 'value', changed.value)::text);
     RETURN NULL;
 END $$;
 CREATE TRIGGER noted_notify AFTER INSERT OR UPDATE OR DELETE ON noted
