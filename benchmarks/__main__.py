@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.servers.postgres import remove_abandoned
 
-from . import plots, report
+from . import report
 from .harness import Findings
 from .place import Effort, Place
 
@@ -44,6 +44,8 @@ def main() -> None:
     print(report.text([row for one in found.values() for row in one.rows]))
     print(f"{arguments.out}, after {(time.monotonic() - begin) / 60:.1f} minutes")
     if arguments.out == report.JSON_FILE:
+        from . import plots  # matplotlib, which the tests of this module do without
+
         read = report.load()
         report.write_page(read)
         plots.draw(report.plots(read))

@@ -19,8 +19,8 @@ application = ProtocolTypeRouter(
         "http": pages,
         "websocket": URLRouter(
             [
-                path("ours/", Ours.as_asgi()),  # type: ignore[arg-type]
-                path("plain/", PlainConsumer.as_asgi()),  # type: ignore[arg-type]
+                path("ours/", Ours.as_asgi()),  # type: ignore[arg-type, list-item]
+                path("plain/", PlainConsumer.as_asgi()),  # type: ignore[arg-type, list-item]
             ]
         ),
     }

@@ -47,6 +47,7 @@ class Child:
     ) -> None:
         self.lines: Queue[str | None] = Queue()
         self._seen: list[str] = []
+        self._command = " ".join([python, *arguments])
         self._process = subprocess.Popen(
             [python, *arguments],
             cwd=path,
@@ -83,7 +84,7 @@ class Child:
             self._seen.append(line)
             if text in line:
                 return line
-        raise ChildFailed(f"{text!r} did not come from {self._process.args}: {self._said()}")
+        raise ChildFailed(f"{text!r} did not come from {self._command}: {self._said()}")
 
     def answer(self, seconds: float = WAIT_SECONDS) -> dict[str, Any]:
         """Give the next JSON object that it prints."""
@@ -109,13 +110,13 @@ class Child:
         # Not ru_maxrss of wait4(): Linux counts in it what the parent had at the fork.
         while self._process.poll() is None:
             if time.monotonic() > end:
-                raise ChildFailed(f"{self._process.args} did not end within {seconds} s")
+                raise ChildFailed(f"{self._command} did not end within {seconds} s")
             with suppress(psutil.Error):
                 peak = max(peak, self.process.memory_info().rss)
             time.sleep(LOOK_SECONDS)
         self._reader.join()
         if self._process.returncode != 0:
-            raise ChildFailed(f"{self._process.args} failed: {self._said()}")
+            raise ChildFailed(f"{self._command} failed: {self._said()}")
         return float(peak)
 
     def stop(self) -> None:

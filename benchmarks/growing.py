@@ -21,10 +21,10 @@ def markdown(read: Mapping[str, Any]) -> str:
         ("sockets of one web process", f"{SOCKETS:,} / {WEBS}", f"{each:,}"),
         (
             "memory of one web process",
-            f"{each:,} × {kib:.0f} KiB",
+            f"{each:,} * {kib:.0f} KiB",
             f"{each * kib / KIB_OF_GIB:.1f} GiB",
         ),
-        ("memory of all", f"× {WEBS}", f"{SOCKETS * kib / KIB_OF_GIB:,.0f} GiB"),
+        ("memory of all", f"* {WEBS}", f"{SOCKETS * kib / KIB_OF_GIB:,.0f} GiB"),
         (
             "time to hand one event to all sockets",
             f"{each:,} / {_round(delivered)} a second, in all processes at once",
@@ -32,7 +32,7 @@ def markdown(read: Mapping[str, Any]) -> str:
         ),
         (
             "deliveries of all web processes",
-            f"{WEBS} × {_round(delivered)} a second",
+            f"{WEBS} * {_round(delivered)} a second",
             f"{_round(WEBS * delivered)} a second",
         ),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ FOLDER = ROOT / "docs" / "images"
 SIZE_INCHES = (7.2, 3.8)
 COLORS = ("#0b6e4f", "#c0582b", "#4a5d9a", "#8a6d1d", "#7a7a7a")
 """Ours first."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,

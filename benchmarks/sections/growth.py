@@ -79,7 +79,8 @@ def _events_over(place: Place, project: Project, groups: int) -> float:
         with project.connect() as connection, connection.transaction():
             connection.execute(ROOMED, (groups, events))
             begin = time.monotonic()
-        return events / (receiver.answer()["last"] - begin)
+        last: float = receiver.answer()["last"]
+        return events / (last - begin)
 
 
 def _sockets(place: Place) -> Plot:
@@ -143,7 +144,7 @@ def _to_all(project: Project, webs: int) -> float:
                 crowd.answer()
             begin = time.monotonic()
             connection.execute(idle.INSERT)
-            taken.append(max(crowd.answer()["last"] for crowd in crowds) - begin)
+            taken.append(max(float(crowd.answer()["last"]) for crowd in crowds) - begin)
         return statistics.median(taken) * MILLI
 
 

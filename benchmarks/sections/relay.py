@@ -89,4 +89,5 @@ def _burst(project: Project, receiver: Child, statement: str, events: int) -> fl
         connection.execute(statement.format(events))
         begin = time.monotonic()
         connection.execute("COMMIT")
-    return events / (receiver.answer()["last"] - begin)
+    last: float = receiver.answer()["last"]
+    return events / (last - begin)

@@ -1,8 +1,8 @@
 """Writes at a steady pace, and says when each transaction began to commit.
 
 Open loop: a transaction that is late does not delay the next one's time. With ``--floor`` there
-stands between two of them a NOTIFY: a bare one and one in a transaction that writes a row, in turns,
-both in another database of the server.
+stands between two of them a NOTIFY: a bare one and one in a transaction that writes a row, in
+turns, both in another database of the server.
 """
 
 from __future__ import annotations
