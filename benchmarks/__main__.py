@@ -24,6 +24,7 @@ SECTIONS = (
     "fanout",
     "idle",
     "sockets",
+    "peers",
     "growth",
 )
 """In the order of a run and of the table; each is a module of ``sections``."""

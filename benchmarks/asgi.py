@@ -8,15 +8,15 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.core.asgi import get_asgi_application
-from django.urls import path
+from django.urls import path, re_path
 
 pages = get_asgi_application()
 
-from .things.consumers import Ours, PlainConsumer  # noqa: E402
+from .things.consumers import Ours, OursAsStream, PlainConsumer  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
-        "http": pages,
+        "http": URLRouter([path("stream/", OursAsStream.as_asgi()), re_path("", pages)]),  # type: ignore[arg-type, list-item]
         "websocket": URLRouter(
             [
                 path("ours/", Ours.as_asgi()),  # type: ignore[arg-type, list-item]

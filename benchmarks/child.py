@@ -44,6 +44,7 @@ class Child:
         *,
         python: str = sys.executable,
         path: Path = ROOT,
+        python_path: str = "",
     ) -> None:
         self.lines: Queue[str | None] = Queue()
         self._seen: list[str] = []
@@ -51,7 +52,12 @@ class Child:
         self._process = subprocess.Popen(
             [python, *arguments],
             cwd=path,
-            env={**os.environ, **env, "PYTHONPATH": str(path), "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                **env,
+                "PYTHONPATH": python_path or str(path),
+                "PYTHONUNBUFFERED": "1",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

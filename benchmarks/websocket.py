@@ -8,16 +8,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import re
-import time
 from collections.abc import Callable
 
 EVENT = b'"kind"'
 """Stands once in each event, whoever made the JSON, and in no other frame."""
-VALUE = re.compile(rb'"value": ?(\d+)')
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 SHORT, MEDIUM = 125, 126
-CONNECTING_AT_ONCE = 20
 REQUEST = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
     "Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -27,7 +23,9 @@ REQUEST = (
 class Socket(asyncio.Protocol):
     """One WebSocket that is opened, and then only listens."""
 
-    def __init__(self, path: str, port: int, received: Callable[[Socket, bytes], None]) -> None:
+    def __init__(
+        self, path: str, port: int, received: Callable[[Socket, bytes, int], None]
+    ) -> None:
         key = base64.b64encode(os.urandom(16)).decode()
         self._request = REQUEST.format(path=path, port=port, key=key).encode()
         self._received = received
@@ -78,8 +76,9 @@ class Socket(asyncio.Protocol):
         if not self.greeted.done():
             self.greeted.set_result(None)
         elif EVENT in payload:
-            self.events += payload.count(EVENT)
-            self._received(self, payload)
+            count = payload.count(EVENT)
+            self.events += count
+            self._received(self, payload, count)
 
     def _pong(self, payload: bytes) -> None:
         # A client's frames are masked; by zeros, which change nothing.
@@ -104,64 +103,3 @@ def frame_at(buffer: bytes, place: int) -> tuple[int, int, int] | None:
         length, start = int.from_bytes(buffer[start : start + wide], "big"), start + wide
     end = start + length
     return None if end > len(buffer) else (buffer[place] & 0xF, start, end)
-
-
-class Crowd:
-    """Sockets of one page, and when each event has come to all of them."""
-
-    def __init__(self, *, keep_times: bool = False) -> None:
-        self.sockets: list[Socket] = []
-        self.times: dict[int, float] = {}
-        """When the event with this ``value`` came to the first socket, if times are kept."""
-        self.last = 0.0
-        """When the last socket had all that is expected."""
-        self._keep_times = keep_times
-        self._goal = 0
-        self._behind = 0
-        self._all = asyncio.Event()
-
-    async def connect(self, count: int, port: int, path: str) -> None:
-        """Open so many sockets; all are in their group when this returns."""
-        few = asyncio.Semaphore(CONNECTING_AT_ONCE)
-        loop = asyncio.get_running_loop()
-
-        async def connect() -> None:
-            async with few:
-                _, socket = await loop.create_connection(
-                    lambda: Socket(path, port, self._received), "127.0.0.1", port
-                )
-                await socket.greeted
-                self.sockets.append(socket)
-
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(count):
-                tasks.create_task(connect())
-
-    def expect(self, events: int) -> None:
-        """So many more are to come to each socket."""
-        self._goal += events
-        self._behind = sum(socket.events < self._goal for socket in self.sockets)
-        self._all.clear()
-        if not self._behind:
-            self._all.set()
-
-    async def wait(self, seconds: float) -> int:
-        """Return when they have come, or time is up; gives how many sockets are behind."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._all.wait()
-        except TimeoutError:
-            pass
-        return self._behind
-
-    def _received(self, socket: Socket, payload: bytes) -> None:
-        now = time.monotonic()
-        count = payload.count(EVENT)
-        if self._keep_times and socket is self.sockets[0]:
-            for value in VALUE.findall(payload):
-                self.times.setdefault(int(value), now)
-        if socket.events - count < self._goal <= socket.events:
-            self._behind -= 1
-            if not self._behind:
-                self.last = now
-                self._all.set()

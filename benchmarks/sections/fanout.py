@@ -70,7 +70,7 @@ def _seconds(
 
 def causes(project: Project, stack: ExitStack) -> dict[str, Callable[[], float]]:
     """What makes one event at each page; gives the time of before."""
-    sender = stack.enter_context(project.child("workers.send"))
+    sender = stack.enter_context(project.child("workers.send", "plain"))
     sender.answer()
     connection = stack.enter_context(project.connect())
 
@@ -80,7 +80,7 @@ def causes(project: Project, stack: ExitStack) -> dict[str, Callable[[], float]]
         return begin
 
     def send() -> float:
-        sender.tell()
+        sender.tell(count=1)
         begin: float = sender.answer()["begin"]
         return begin
 

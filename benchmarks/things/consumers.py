@@ -6,11 +6,21 @@ from typing import Any
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 
-from django_pgnotify.consumers import EventConsumer
+from django_pgnotify.consumers import EventConsumer, EventStreamConsumer
 
 
 class Ours(EventConsumer):
     """All events of the things."""
+
+    groups_on_connect = ("things",)
+
+    async def authorize(self, group: str) -> bool:
+        """Yes."""
+        return True
+
+
+class OursAsStream(EventStreamConsumer):
+    """The same as Server-Sent Events."""
 
     groups_on_connect = ("things",)
 

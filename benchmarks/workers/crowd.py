@@ -11,14 +11,16 @@ import asyncio
 import json
 import sys
 
-from ..websocket import Crowd
+from ..crowd import Crowd
+from ..sse import Stream
+from ..websocket import Socket
 
 PATIENCE_SECONDS = 45.0
 
 
 async def main(arguments: argparse.Namespace) -> None:
     """Until the input ends."""
-    crowd = Crowd(keep_times=arguments.times)
+    crowd = Crowd(Stream if arguments.sse else Socket, keep_times=arguments.times)
     await crowd.connect(arguments.count, arguments.port, arguments.path)
     print(json.dumps({"ready": arguments.count}), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
@@ -36,6 +38,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("path")
     parser.add_argument("count", type=int)
     parser.add_argument("--times", action="store_true")
+    parser.add_argument("--sse", action="store_true", help="Server-Sent Events")
     return parser.parse_args()
 
 

@@ -1,4 +1,6 @@
-"""Sends one event to a group by the channel layer at each line of its input, and says when."""
+"""Sends events to a group by the channel layer: ``{"count": n}`` on its input sends n of them, one
+after the other, and prints when the first one began.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,6 @@ import time
 import django
 from channels.layers import get_channel_layer
 
-GROUP = "plain"
 EVENT = {
     "id": "1.0.0",
     "topic": "thing_changes",
@@ -24,17 +25,18 @@ EVENT = {
 """As large as ours."""
 
 
-async def main() -> None:
+async def main(group: str) -> None:
     """Until the input ends."""
     layer = get_channel_layer()
     assert layer is not None
     print(json.dumps({"ready": True}), flush=True)
-    while await asyncio.to_thread(sys.stdin.readline):
+    while line := await asyncio.to_thread(sys.stdin.readline):
         begin = time.monotonic()
-        await layer.group_send(GROUP, {"type": "thing.changed", "event": EVENT})
+        for _ in range(json.loads(line)["count"]):
+            await layer.group_send(group, {"type": "thing.changed", "event": EVENT})
         print(json.dumps({"begin": begin}), flush=True)
 
 
 if __name__ == "__main__":
     django.setup()
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1]))

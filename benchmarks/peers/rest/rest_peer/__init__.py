@@ -1,0 +1,1 @@
+"""djangochannelsrestframework's part: a model observer, and a process that saves."""
