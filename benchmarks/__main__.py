@@ -14,20 +14,7 @@ from tests.servers.postgres import remove_abandoned
 from . import report
 from .harness import Findings
 from .place import Effort, Place
-
-SECTIONS = (
-    "writers",
-    "bulk",
-    "relay",
-    "drain",
-    "latency",
-    "fanout",
-    "idle",
-    "sockets",
-    "peers",
-    "growth",
-)
-"""In the order of a run and of the table; each is a module of ``sections``."""
+from .sections import SECTIONS
 
 
 def main() -> None:

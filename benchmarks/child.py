@@ -18,7 +18,7 @@ from typing import Any, Self
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 """For a line of a child: longer than anything measured here takes."""
 STOP_SECONDS = 15.0
 IDLE_SECONDS = 0.1

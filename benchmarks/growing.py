@@ -13,9 +13,12 @@ KIB_OF_GIB = 1024**2
 def markdown(read: Mapping[str, Any]) -> str:
     """The arithmetic as a table; each figure of one unit is one of the run."""
     ours = {row["what"]: row["ours"] for row in _rows(read)}
-    kib = _starting(ours, "memory for a socket")
-    delivered = _starting(ours, "deliveries to ", ending="uvicorn")
-    relayed = _starting(ours, "events to a consumer, channels_redis, one statement")
+    try:
+        kib = _starting(ours, "memory for a socket")
+        delivered = _starting(ours, "deliveries to ", ending="one event, uvicorn")
+        relayed = _starting(ours, "events to a consumer, channels_redis, one statement")
+    except StopIteration:
+        return "Not all of its parts have been measured."
     each = SOCKETS // WEBS
     lines = [
         ("sockets of one web process", f"{SOCKETS:,} / {WEBS}", f"{each:,}"),

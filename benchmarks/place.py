@@ -36,6 +36,8 @@ SETTINGS = "benchmarks.settings"
 CAPACITY = 100_000
 """Messages that may wait for one name, in every layer: a layer that drops would look fast."""
 DRAIN_SECONDS = 120.0
+CATCH_UP_SECONDS = 600.0
+"""For a pglisten that starts with millions of rows before it."""
 POLL_SECONDS = 0.02
 QUICKER = 10
 """A quick run's sizes are the usual ones divided by this."""
@@ -121,7 +123,9 @@ class Place:
             backend = "django_pgnotify.layers.PostgresChannelLayer"
             return {"BACKEND": backend, "CONFIG": {"capacity": CAPACITY}}
         module = "core.RedisChannelLayer" if name == REDIS else "pubsub.RedisPubSubChannelLayer"
-        hosts = {"hosts": [self.redis.url]}
+        # redis-py 8 gives up reading after 5 seconds, which is just what channels_redis waits for a
+        # message: a plain consumer would end with an error after 5 quiet seconds.
+        hosts = {"hosts": [{"address": self.redis.url, "socket_timeout": None}]}
         sized = {"capacity": CAPACITY} if name == REDIS else {}
         return {"BACKEND": f"channels_redis.{module}", "CONFIG": {**hosts, **sized}}
 
@@ -164,7 +168,7 @@ class Project:
         """Start a real relay; it is live when this returns, unless it runs ``--once``."""
         child = Child(["-m", "django", "pglisten", *arguments], self.env)
         if "--once" not in arguments:
-            child.wait_for("listening")
+            child.wait_for("listening", CATCH_UP_SECONDS)
         return child
 
     def web(self, server: str = "daphne") -> tuple[Child, int]:
@@ -185,7 +189,7 @@ class Project:
     def wait_drained(self) -> None:
         """Return when the relay has read everything, and has sent what it read."""
         with self.connect() as connection:
-            end = time.monotonic() + DRAIN_SECONDS
+            end = time.monotonic() + CATCH_UP_SECONDS
             while not _drained(connection):
                 if time.monotonic() > end:
                     raise TimeoutError("the relay did not drain the ledger")

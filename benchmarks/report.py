@@ -12,6 +12,7 @@ from typing import Any
 from . import growing
 from .child import ROOT
 from .harness import Findings, Plot, Row, as_json, machine
+from .sections import SECTIONS
 
 JSON_FILE = ROOT / "docs" / "benchmarks.json"
 SCRATCH_FILE = ROOT / ".bench" / "benchmarks.json"
@@ -86,8 +87,10 @@ def _machine(machine: Mapping[str, str]) -> str:
 
 def save(name: str, findings: Findings, path: Path) -> None:
     """Put a section into the file; those that did not run stay as they were."""
-    kept = json.loads(path.read_text())["sections"] if path.exists() else {}
-    read = {"machine": machine(), "sections": {**kept, name: _section(findings)}}
+    held = json.loads(path.read_text())["sections"] if path.exists() else {}
+    held[name] = _section(findings)
+    ordered = {section: held[section] for section in SECTIONS if section in held}
+    read = {"machine": machine(), "sections": ordered}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(read, indent=1) + "\n")
 

@@ -1,17 +1,22 @@
-"""Fan-out: one event to many sockets of one web process."""
+"""Fan-out: events to many sockets of one web process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from ..child import Child
 from ..harness import Findings, Row, Target, in_turns, medians
 from ..place import REDIS, Place, Project
 
-SOCKETS = 500
-EVENTS = 20
+SOCKETS = 1_000
+ONE_EVENTS = 20
+"""Times that one event is sent."""
+STREAM = 50
+"""Events in a row, each of a transaction of its own."""
+STREAMS = 3
 INSERT = "INSERT INTO thing (name, room, value) VALUES ('a thing of which one speaks', 1, 1)"
 TARGETS = {
     "daphne": Target(sign=">=", value=10),
@@ -20,84 +25,89 @@ TARGETS = {
 OURS, PLAIN = "django_pgnotify", "plain consumer"
 NAMES = {"ours": OURS, "plain": PLAIN}
 """By page."""
+PATIENCE_SECONDS = 120.0
+
+Cause = Callable[[int], float]
+"""Makes so many events; gives the time of before the first."""
 
 
 def run(place: Place) -> Findings:
-    """One event at a time, to the last of the sockets."""
+    """One event, and some in a row, to the last of the sockets."""
     found = Findings()
     project = place.project("fanout", layer=REDIS)
     sockets = place.size(SOCKETS)
     for server, target in TARGETS.items():
-        seconds = _seconds(place, project, server, sockets)
-        found.figures[server] = seconds
-        median = {name: sockets / value for name, value in medians(seconds).items()}
-        found.rows.append(
-            Row(
-                what=f"deliveries to {sockets} sockets, {server}",
-                unit="1/s",
-                ours=median[OURS],
-                base=median[PLAIN],
-                base_name=PLAIN,
-                target=target,
-                runs=place.runs(EVENTS),
+        one, row = _seconds(place, project, server, sockets)
+        found.figures[server] = {"one": one, "in a row": row}
+        for events, seconds in ((1, one), (STREAM, row)):
+            speed = {name: events * sockets / took for name, took in medians(seconds).items()}
+            what = "one event" if events == 1 else f"{events} events in a row"
+            found.rows.append(
+                Row(
+                    what=f"deliveries to {sockets} sockets, {what}, {server}",
+                    unit="1/s",
+                    ours=speed[OURS],
+                    base=speed[PLAIN],
+                    base_name=PLAIN,
+                    target=target,
+                    runs=len(seconds[OURS]),
+                )
             )
-        )
     found.notes.append(
-        "One event at a time over channels_redis: for ours from before the COMMIT of a row, through"
-        " trigger, ledger and pglisten, for the plain AsyncJsonWebsocketConsumer from before the"
-        " group_send, until the last socket has its frame. The client counts frames and parses"
-        " nothing."
+        "Over channels_redis: for ours from before the COMMIT of a row, through trigger, ledger and"
+        " pglisten, for the plain AsyncJsonWebsocketConsumer from before the group_send, until the"
+        f" last socket has its frame. {STREAM} events in a row are as many transactions, or"
+        " group_sends, one after the other; ours puts several events into a frame."
     )
     return found
 
 
 def _seconds(
     place: Place, project: Project, server: str, sockets: int
-) -> dict[str, list[float]]:
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     with ExitStack() as stack:
         stack.enter_context(project.pglisten())
-        calls = {}
+        deliveries = {}
         for page, cause in causes(project, stack).items():
             web, port = project.web(server)
             stack.enter_context(web)
             crowd = project.child("workers.crowd", port, f"/{page}/", sockets)
             stack.enter_context(crowd)
             crowd.answer()
-            calls[NAMES[page]] = delivery(crowd, cause)
-        in_turns(calls, 1)  # the first event of a process pays for what is made once
-        return in_turns(calls, place.runs(EVENTS))
+            deliveries[NAMES[page]] = partial(delivery, crowd, cause)
+        one = {name: partial(deliver, 1) for name, deliver in deliveries.items()}
+        row = {name: partial(deliver, STREAM) for name, deliver in deliveries.items()}
+        in_turns(one, 1)  # the first event of a process pays for what is made once
+        return in_turns(one, place.runs(ONE_EVENTS)), in_turns(row, place.runs(STREAMS))
 
 
-def causes(project: Project, stack: ExitStack) -> dict[str, Callable[[], float]]:
-    """What makes one event at each page; gives the time of before."""
+def causes(project: Project, stack: ExitStack) -> dict[str, Cause]:
+    """What makes events at each page."""
     sender = stack.enter_context(project.child("workers.send", "plain"))
     sender.answer()
     connection = stack.enter_context(project.connect())
 
-    def commit() -> float:
+    def commit(count: int) -> float:
         begin = time.monotonic()
-        connection.execute(INSERT)
+        for _ in range(count):
+            connection.execute(INSERT)
         return begin
 
-    def send() -> float:
-        sender.tell(count=1)
+    def send(count: int) -> float:
+        sender.tell(count=count)
         begin: float = sender.answer()["begin"]
         return begin
 
     return {"ours": commit, "plain": send}
 
 
-def delivery(crowd: Child, cause: Callable[[], float]) -> Callable[[], float]:
-    """Seconds from the cause of one event to its last socket."""
-
-    def measure() -> float:
-        crowd.tell(expect=1)
-        crowd.answer()
-        begin = cause()
-        answer = crowd.answer()
-        if answer["behind"]:
-            raise RuntimeError(f"{answer['behind']} sockets did not get the event")
-        last: float = answer["last"]
-        return last - begin
-
-    return measure
+def delivery(crowd: Child, cause: Cause, events: int) -> float:
+    """Seconds from the cause of the first event until the last socket has all of them."""
+    crowd.tell(expect=events)
+    crowd.answer()
+    begin = cause(events)
+    answer = crowd.answer(PATIENCE_SECONDS)
+    if answer["behind"]:
+        raise RuntimeError(f"{answer['behind']} sockets did not get their events")
+    last: float = answer["last"]
+    return last - begin

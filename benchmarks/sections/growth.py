@@ -95,8 +95,9 @@ def _sockets(place: Place) -> Plot:
             for sockets in _some(place, SOCKETS):
                 with project.child("workers.crowd", port, f"/{page}/", sockets) as crowd:
                     crowd.answer()
-                    measure = fanout.delivery(crowd, cause)
-                    taken = statistics.median(measure() for _ in range(EVENTS))
+                    taken = statistics.median(
+                        fanout.delivery(crowd, cause, 1) for _ in range(EVENTS)
+                    )
                 lines[fanout.NAMES[page]].append((sockets, taken * MILLI))
     return Plot(
         name="sockets",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from tests.servers.process import free_port
 
@@ -67,7 +68,7 @@ def _fanned_out(
         own_page = "/stream/" if kind else "/ours/"
         crowd = project.child("workers.crowd", port, own_page, sockets, *kind)
         stack.enter_context(crowd).answer()
-        calls[OURS] = fanout.delivery(crowd, fanout.causes(project, stack)["ours"])
+        calls[OURS] = partial(fanout.delivery, crowd, fanout.causes(project, stack)["ours"], 1)
         port = free_port()
         arguments = server_arguments("daphne", port, f"{peer}_peer.asgi")
         stack.enter_context(_peer(peer, env, "-m", *arguments))
@@ -76,7 +77,7 @@ def _fanned_out(
         stack.enter_context(crowd).answer()
         cause = stack.enter_context(_peer(peer, env, "-m", f"{peer}_peer.cause"))
         cause.answer()
-        calls[name] = fanout.delivery(crowd, lambda: _told(cause))
+        calls[name] = partial(fanout.delivery, crowd, lambda _: _told(cause), 1)
         in_turns(calls, 1)
         taken = in_turns(calls, place.runs(EVENTS))
     found.figures[name] = taken

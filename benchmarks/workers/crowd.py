@@ -15,7 +15,7 @@ from ..crowd import Crowd
 from ..sse import Stream
 from ..websocket import Socket
 
-PATIENCE_SECONDS = 45.0
+PATIENCE_SECONDS = 90.0
 
 
 async def main(arguments: argparse.Namespace) -> None:

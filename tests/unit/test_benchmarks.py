@@ -6,8 +6,8 @@ import importlib
 
 import pytest
 
-from benchmarks import __main__ as bench
-from benchmarks import harness, report, websocket
+from benchmarks import crowd, harness, report, sse, websocket
+from benchmarks.sections import SECTIONS
 
 
 def test_the_page_shows_the_figures_of_the_file() -> None:
@@ -28,10 +28,10 @@ def _picture_lines() -> list[str]:
 
 
 def test_the_file_holds_every_section() -> None:
-    assert set(report.load()["sections"]) == set(bench.SECTIONS)
+    assert set(report.load()["sections"]) == set(SECTIONS)
 
 
-@pytest.mark.parametrize("name", bench.SECTIONS)
+@pytest.mark.parametrize("name", SECTIONS)
 def test_every_section_can_be_run(name: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.sections.{name}").run)
 
@@ -68,3 +68,29 @@ def test_the_client_finds_the_end_of_a_frame_of_any_size(size: int) -> None:
     found = websocket.frame_at(frame + b"\x81", 0)
     assert found == (websocket.TEXT, len(head), len(frame))
     assert websocket.frame_at(frame[:-1], 0) is None
+
+
+async def test_an_event_that_is_cut_in_two_is_counted_once() -> None:
+    counts: list[int] = []
+    stream = sse.Stream("/", 1, lambda _, payload, count: counts.append(count))
+    stream.data_received(b"HTTP/1.1 200 OK\r\n\r\nevent: subsc")
+    stream.data_received(b"ribed\ndata: {}\n\n")
+    assert stream.greeted.done()
+    stream.data_received(b'data: {"events": [{"ki')
+    stream.data_received(b'nd": "insert"}, {"kind": "insert"}]}\n\n')
+    stream.data_received(b'data: {"events": []}\n\n')
+    assert (stream.events, counts) == (2, [2])
+
+
+async def test_a_crowd_has_an_event_when_its_last_socket_has_it() -> None:
+    together = crowd.Crowd()
+    sockets = [websocket.Socket("/", 1, together._received) for _ in range(2)]
+    together.sockets += sockets
+    together.expect(1)
+    frame = bytes([0x81, 8]) + b'{"kind"}'
+    for socket in sockets:
+        assert await together.wait(0.0) > 0
+        socket.greeted.set_result(None)
+        socket._open = True
+        socket.data_received(frame)
+    assert await together.wait(0.0) == 0
