@@ -49,18 +49,14 @@ class Row:
     """The figure that ours is compared with, in the same unit."""
     base_name: str = ""
     """What it is: ``no trigger``, a package's name."""
-    inverted: bool = False
-    """The ratio is base / ours: "times as much time", where less is better."""
     target: Target | None = None
     runs: int = 1
     """Runs whose medians these are."""
 
     @property
     def ratio(self) -> float | None:
-        """Ours / base, or base / ours."""
-        if not self.base or not self.ours:
-            return None
-        return self.base / self.ours if self.inverted else self.ours / self.base
+        """Ours / base; None where there is nothing to compare with."""
+        return self.ours / self.base if self.base else None
 
     @property
     def verdict(self) -> str:

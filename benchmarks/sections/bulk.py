@@ -44,7 +44,7 @@ def run(place: Place) -> Findings:
         median = medians(figures)
         for name in median:
             if name != OURS:
-                found.rows.append(_row(what, median, name))
+                found.rows.append(_row(what, median, name, place.runs(RUNS)))
     found.notes.append(
         f"Milliseconds from the statement until it has committed, {ROWS:,} rows each, with whoever"
         " listens running meanwhile; the singles are sent one after the other by psycopg."
@@ -52,7 +52,7 @@ def run(place: Place) -> Findings:
     return found
 
 
-def _row(what: str, median: dict[str, float], name: str) -> Row:
+def _row(what: str, median: dict[str, float], name: str, runs: int) -> Row:
     target = OF_SINGLES if what.startswith(f"{SINGLES:,}") else OF_STATEMENT
     return Row(
         what=what,
@@ -61,7 +61,7 @@ def _row(what: str, median: dict[str, float], name: str) -> Row:
         base=median[name],
         base_name=name,
         target=target if name == NONE else None,
-        runs=RUNS,
+        runs=runs,
     )
 
 

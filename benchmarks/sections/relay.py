@@ -8,7 +8,7 @@ from functools import partial
 
 from ..child import Child
 from ..harness import Findings, Row, Target, in_turns, medians
-from ..place import MEMORY, POSTGRES, REDIS, REDIS_PUBSUB, Place, Project
+from ..place import CAPACITY, MEMORY, POSTGRES, REDIS, REDIS_PUBSUB, Place, Project
 
 EVENTS = 100_000
 NAIVE_EVENTS = 10_000
@@ -31,19 +31,23 @@ def run(place: Place) -> Findings:
         figures = _on_layer(place, project.on(layer), noted)
         found.figures[layer] = figures
         median = medians(figures)
-        found.rows += [_row(layer, way, median) for way in (ONE_STATEMENT, MANY_STATEMENTS)]
+        runs = place.runs(RUNS)
+        found.rows += [
+            _row(layer, way, median, runs) for way in (ONE_STATEMENT, MANY_STATEMENTS)
+        ]
     found.figures[MEMORY] = _in_memory(place, noted)
     memory = medians(found.figures[MEMORY])[NAIVE]
     found.notes.append(
-        f"Events of one transaction of {EVENTS:,} rows ({NAIVE_EVENTS:,} for the naive loop: a row"
+        f"Events of one transaction of {place.size(EVENTS):,} rows"
+        f" ({place.size(NAIVE_EVENTS):,} for the naive loop: a row"
         " trigger's pg_notify, psycopg's notifies(), one group_send each), written by one statement"
-        f" or by one each. Queues hold {EVENTS:,} messages, so that nothing is dropped. In memory,"
-        f" in one process, the naive loop makes {memory:,.0f} a second."
+        f" or by one each. Queues hold {CAPACITY:,} messages, so that nothing is dropped. In"
+        f" memory, in one process, the naive loop makes {memory:,.0f} a second."
     )
     return found
 
 
-def _row(layer: str, way: str, median: dict[str, float]) -> Row:
+def _row(layer: str, way: str, median: dict[str, float], runs: int) -> Row:
     return Row(
         what=f"events to a consumer, {layer}, {way}",
         unit="1/s",
@@ -51,7 +55,7 @@ def _row(layer: str, way: str, median: dict[str, float]) -> Row:
         base=median[NAIVE],
         base_name=NAIVE,
         target=TARGET,
-        runs=RUNS,
+        runs=runs,
     )
 
 
