@@ -137,7 +137,9 @@ def pg_layer(settings: Any) -> Iterator[BaseChannelLayer]:
     """Our layer, which reaches the pglisten processes."""
     settings.CHANNEL_LAYERS = LAYER
     call_command("pglisten", once=True)
-    yield get_channel_layer()
+    layer = get_channel_layer()
+    assert layer is not None
+    yield layer
     channel_layers.backends = {}
 
 
