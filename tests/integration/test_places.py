@@ -189,7 +189,12 @@ async def test_stream_of_two_groups_gets_no_id_from_the_snapshot_of_one(
     await write("not relayed yet")
     stream = Stream()
     one = session.Session(
-        stream, send=send, failed=asyncio.sleep, filters=False, takes_snapshots=True
+        stream,
+        send=send,
+        failed=asyncio.sleep,
+        stamps=True,
+        filters=False,
+        takes_snapshots=True,
     )
     one.expect(["customers", "orders"])
     one.start()
