@@ -26,6 +26,8 @@ LEDGER_ROWS_FULL = (0, 100_000, 1_000_000, 3_000_000, 10_000_000)
 LEDGER_WRITERS = 8
 LEDGER_SECONDS = 2
 EVENTS = 5
+PATIENCE_SECONDS = 300.0
+"""For 10,000 frames, one a group, or 5,000 handshakes on a busy machine."""
 MILLI = 1000.0
 ROOMED = """INSERT INTO roomed (name, room, value)
     SELECT 'a thing of which one speaks', n %% %s, n FROM generate_series(1, %s) AS n"""
@@ -79,7 +81,7 @@ def _events_over(place: Place, project: Project, groups: int) -> float:
         with project.connect() as connection, connection.transaction():
             connection.execute(ROOMED, (groups, events))
             begin = time.monotonic()
-        last: float = receiver.answer()["last"]
+        last: float = receiver.answer(PATIENCE_SECONDS)["last"]
         return events / (last - begin)
 
 
@@ -94,7 +96,7 @@ def _sockets(place: Place) -> Plot:
             stack.enter_context(web)
             for sockets in _some(place, SOCKETS):
                 with project.child("workers.crowd", port, f"/{page}/", sockets) as crowd:
-                    crowd.answer()
+                    crowd.answer(PATIENCE_SECONDS)
                     taken = statistics.median(
                         fanout.delivery(crowd, cause, 1) for _ in range(EVENTS)
                     )
