@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import time
 import traceback
@@ -20,6 +21,8 @@ from .sections import SECTIONS
 def main() -> None:
     """See ``--help``."""
     arguments = _arguments()
+    # As Ctrl-C does, so that no server and no process of a measurement stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     remove_abandoned()
     names = arguments.only or list(SECTIONS)
     found: dict[str, Findings] = {}
