@@ -53,6 +53,7 @@ class Membership:
         self._wanted: set[str] = {HUB_GROUP}
         self._members: set[str] = set()
         self._lock = asyncio.Lock()
+        self._heard_now()
 
     async def join(self, group: str) -> None:
         """Return when messages to the group reach us. Waits for the channel layer."""
@@ -97,6 +98,7 @@ class Membership:
             try:
                 if was_lost:
                     await self.renew()
+                    self._heard_now()
                     self._joined()
                     was_lost = False
                 await self._receive_once()
@@ -104,6 +106,9 @@ class Membership:
             except TimeoutError:
                 was_lost = True
             except Exception as error:
+                if _is_silence(error) and not self._is_silent_for_long():
+                    logger.debug("hub heard nothing, goes on: %s", error)
+                    continue
                 was_lost = True
                 _say_lost(error)
                 await asyncio.sleep(backoff.next_delay())
@@ -116,11 +121,18 @@ class Membership:
                     await self.leave(group)
 
     async def _receive_once(self) -> None:
-        async with asyncio.timeout(SILENT_HEARTBEATS * settings.HEARTBEAT_SECONDS):
+        async with asyncio.timeout(_patience_seconds()):
             message = await self._layer.receive(self._channel)
+        self._heard_now()
         self._received(message)
         # A full channel gives its messages without waiting; others want to run too.
         await asyncio.sleep(0)
+
+    def _heard_now(self) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+
+    def _is_silent_for_long(self) -> bool:
+        return asyncio.get_running_loop().time() - self._heard_at > _patience_seconds()
 
     async def _add(self, group: str) -> None:
         async with self._lock:
@@ -132,6 +144,16 @@ class Membership:
         if not self._channel:
             self._channel = await self._layer.new_channel()
         await self._layer.group_add(wire_name(group, self._alias), self._channel)
+
+
+def _patience_seconds() -> float:
+    return float(SILENT_HEARTBEATS * settings.HEARTBEAT_SECONDS)
+
+
+def _is_silence(error: Exception) -> bool:
+    """True for the time-out of a read. redis-py 8 gives up after 5 seconds by itself, which is
+    just what channels_redis waits for a message: then nothing has come, and nothing is lost."""
+    return type(error).__name__ == "TimeoutError"
 
 
 def _say_lost(error: Exception) -> None:

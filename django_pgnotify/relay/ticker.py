@@ -61,14 +61,17 @@ class Ticker:
                 return
             await self._read(tick)
         while not stopping.is_set() and await self.read_next():
-            pass
+            await self._queue.wait_for_turn()
 
     async def run(self, gate: Gate, bell: asyncio.Event, stopping: asyncio.Event) -> None:
         """Read whenever the gate says that it is time, until `stopping` is set; who sets it
         rings the bell."""
-        while not stopping.is_set():
+        while True:
+            await self._queue.wait_for_turn()
             # Cleared before the look: what commits during it rings for the next one.
             bell.clear()
+            if stopping.is_set():
+                return
             begin, before = time.monotonic(), self._rows
             if not await self.read_next():
                 await self.empty_if_full()
@@ -76,7 +79,6 @@ class Ticker:
 
     async def read_next(self) -> bool:
         """Store the next tick and put its frames; False if there is nothing new."""
-        await self._queue.wait_for_turn()
         connection = self._leader.connection
         with aborted_after(settings.LEADER_TIMEOUT_SECONDS, connection):
             taken = await take_tick(connection, self._leader.schema, self.tick)

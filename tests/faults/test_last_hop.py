@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -15,6 +16,8 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 
 from django_pgnotify.consumers import access
+from django_pgnotify.consumers.membership import Membership
+from django_pgnotify.groups import HUB_GROUP
 from tests.hub_kit import Browser, publish, query, relay, tell
 from tests.servers.proxy import TcpProxy
 from tests.servers.redis import Redis
@@ -218,3 +221,26 @@ async def test_connection_lost_during_a_replay_repeats_it_whole(proxied: TcpProx
                 proxied.cut()
         assert len(set(ids)) == 30
         assert ids[-30:] == sorted(set(ids), key=lambda id: int(id.partition("-")[0]))
+
+
+@pytest.mark.redis
+async def test_redis_that_is_silent_for_longer_than_its_client_waits_is_no_outage(
+    redis: Redis, use_layer: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """redis-py 8 gives up a read after 5 seconds, channels_redis waits as long for a message."""
+    layer = use_layer(REDIS, hosts=[{"address": redis.url, "socket_timeout": 0.1}])
+    caplog.set_level(logging.DEBUG, "django_pgnotify.consumers.membership")
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+    outages: list[None] = []
+    membership = Membership(
+        "default", received=messages.put_nowait, joined=lambda: outages.append(None)
+    )
+    running = asyncio.create_task(membership.run())
+    async with asyncio.timeout(20):
+        while caplog.text.count("hub heard nothing") < 3:  # noqa: ASYNC110 - logs have no event
+            await asyncio.sleep(0.01)
+        await layer.group_send(HUB_GROUP, {"type": "after"})
+        assert (await messages.get())["type"] == "after"
+    running.cancel()
+    assert not outages
+    assert "lost the channel layer" not in caplog.text
