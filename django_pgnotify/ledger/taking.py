@@ -6,6 +6,7 @@ the tick's, without a second look. Many rows are left to ``read_range``.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, LiteralString
 
 from psycopg import sql
@@ -30,7 +31,8 @@ async def take_tick(
     Returns when the tick is durable. Raises NotTheLatestTick if `previous` is not the latest.
     """
     parameters = {"n": previous.number, "previous": previous.snapshot, "bits": random_bits()}
-    rows = await store_by(connection, _query(schema, previous), parameters)
+    query = _query(schema, nothing_ran=previous.snapshot.endswith(":"))
+    rows = await store_by(connection, query, parameters)
     tick = tick_of(rows[0][1:TICK_COLUMNS])
     if tick is None:
         return None
@@ -74,8 +76,8 @@ ORDER BY few.id
 """
 
 
-def _query(schema: str, previous: Tick) -> sql.Composed:
-    nothing_ran = previous.snapshot.endswith(":")
+@cache
+def _query(schema: str, *, nothing_ran: bool) -> sql.Composed:
     parts: dict[str, sql.Composable] = {
         "columns": sql.SQL(COLUMNS),
         "schema": sql.Identifier(schema),
