@@ -77,7 +77,7 @@ ORDER BY few.id
 
 
 @cache
-def _query(schema: str, *, nothing_ran: bool) -> sql.Composed:
+def _query(schema: str, *, nothing_ran: bool) -> bytes:
     parts: dict[str, sql.Composable] = {
         "columns": sql.SQL(COLUMNS),
         "schema": sql.Identifier(schema),
@@ -85,4 +85,5 @@ def _query(schema: str, *, nothing_ran: bool) -> sql.Composed:
         "bytes": sql.Literal(BYTES_AT_ONCE),
     }
     parts["found"] = sql.SQL(AFTER if nothing_ran else AFTER + RUNNING).format(**parts)
-    return sql.SQL(TAKE).format(**parts)
+    # Bytes, since psycopg remembers how it reads those.
+    return sql.SQL(TAKE).format(**parts).as_bytes()

@@ -175,7 +175,7 @@ async def _store(
 
 
 async def store_by(
-    connection: Connection, query: sql.Composed, parameters: dict[str, Any]
+    connection: Connection, query: sql.Composed | bytes, parameters: dict[str, Any]
 ) -> list[tuple[Any, ...]]:
     """Run a query of this form: each row begins with the latest tick's number, and with number,
     snapshot and bits of the one that it stored, or nulls. Raises NotTheLatestTick."""
