@@ -32,6 +32,12 @@ SOCKET_OPTIONS = {
 DJANGO_ONLY = ("cursor_factory", "context", "pool")
 """What Django adds for its own synchronous connections."""
 
+UNLIMITED = """
+    SELECT set_config(name, '0', false) FROM pg_settings
+    WHERE name IN ('statement_timeout', 'transaction_timeout')
+"""
+"""What a role or a database sets for its web requests; we wait for locks, and read for minutes."""
+
 LIBPQ_NAMES = {
     "NAME": "dbname",
     "USER": "user",
@@ -92,5 +98,12 @@ async def connect_listener(alias: str, *, application_name: str) -> AsyncConnect
     listener = settings.LISTENER
     if isinstance(listener, str):
         direct = listener if alias == DEFAULT_DB_ALIAS else alias
-        return await connect(direct, application_name=application_name)
-    return await connect(alias, application_name=application_name, overrides=listener)
+        connection = await connect(direct, application_name=application_name)
+    else:
+        connection = await connect(alias, application_name=application_name, overrides=listener)
+    try:
+        await connection.execute(UNLIMITED)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection

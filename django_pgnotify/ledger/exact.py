@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -55,7 +56,9 @@ def _has_number(shape: bytes, odd: bytes) -> bool:
         start = shape.rfind(b":", 0, at) + 1
         if not shape[start:at].strip(b"+0"):
             return True
-        at = shape.find(odd, at + len(odd))
+        # On behind this value: anybody may store a text of a million digits.
+        at = shape.find(b":", at)
+        at = shape.find(odd, at) if at >= 0 else at
     return False
 
 
@@ -150,6 +153,7 @@ def _int_or_mark(digits: str) -> int | str:
 def _float_or_mark(digits: str) -> float | str:
     value = float(digits)
     # The repr of a double is the shortest text that reads back as it: equal means unharmed.
-    if Decimal(repr(value)) == Decimal(digits):
-        return value
+    with suppress(ArithmeticError):  # Decimal has bounds too
+        if Decimal(repr(value)) == Decimal(digits):
+            return value
     return NUMBER + digits

@@ -69,7 +69,9 @@ stored AS (
     RETURNING number, snapshot::text, bits),
 few AS (
     SELECT * FROM found WHERE (
-        SELECT count(*) < {limit} AND sum(octet_length(changes)) <= {bytes} FROM found))
+        SELECT count(*) < {limit}
+            AND sum(octet_length(changes) + coalesce(octet_length(context), 0)) <= {bytes}
+        FROM found))
 SELECT latest.number, stored.number, stored.snapshot, stored.bits, few.*
 FROM latest LEFT JOIN stored ON true LEFT JOIN few ON stored.number IS NOT NULL
 ORDER BY few.id

@@ -179,7 +179,9 @@ class EventQueries:
         if {"update", "delete"} & set(self.on):
             rows.append(self._leaving("delete", "was_in", "is_in", "old", "new"))
         if "update" in self.on:
-            updated = f'"~g".was_in AND "~g".is_in AND {self._differs()} AND {both} <> \'{{}}\''
+            # Also of a row in no group at all: handlers get it.
+            stays = f"({both} <> '{{}}' OR \"~g\".old = '{{}}' AND \"~g\".new = '{{}}')"
+            updated = f'"~g".was_in AND "~g".is_in AND {self._differs()} AND {stays}'
             rows.append(f"('update', {updated}, {both})")
         if {"update", "insert"} & set(self.on):
             rows.append(self._leaving("insert", "is_in", "was_in", "new", "old"))

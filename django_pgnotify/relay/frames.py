@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,16 +124,17 @@ class TickFrames:
             return []
         return self._overflow()
 
-    def finish(self) -> list[Outgoing]:
+    def finish(self) -> Iterator[Outgoing]:
         """End all frames."""
         for group, part in self._parts.items():
             # A group whose events have all gone needs an end all the same, even if empty.
             self._close(group, part)
-        for frame in self._held:
-            frame.head["control"] = self.control
-            if not self._spilled:
-                frame.head["part"][1] = self._parts[frame.group].finished
-        return self._take_held()
+            if self._spilled:
+                # One by one: there may be as many as rows.
+                yield from self._take_held()
+        for frame in self._take_held():
+            frame.head["part"][1] = self._parts[frame.group].finished
+            yield frame
 
     def _append(self, group: str, text: str) -> None:
         part = self._parts.get(group)
@@ -142,6 +144,8 @@ class TickFrames:
         size = len(text) + 1  # a comma
         if part.texts and part.size + size > self._max_bytes:
             self._close(group, part, last=False)
+        if not part.texts:
+            self._open_bytes += ENVELOPE_BYTES
         part.texts.append(text)
         part.size += size
         self._open_bytes += size
@@ -160,8 +164,8 @@ class TickFrames:
             "control": self.control,
         }
         self._held.append(Outgoing(group, head, part.size, ",".join(part.texts)))
-        self._held_bytes += part.size
-        self._open_bytes -= part.size
+        self._held_bytes += part.size + ENVELOPE_BYTES
+        self._open_bytes -= part.size + (ENVELOPE_BYTES if part.texts else 0)
         part.texts, part.size = [], 0
 
     def _overflow(self) -> list[Outgoing]:
@@ -174,6 +178,8 @@ class TickFrames:
 
     def _take_held(self) -> list[Outgoing]:
         held, self._held, self._held_bytes = self._held, [], 0
+        for frame in held:
+            frame.head["control"] = self.control
         return held
 
 

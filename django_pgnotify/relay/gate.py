@@ -11,7 +11,8 @@ after its first row. So the relay takes an xid after it has opened the gate, and
 oldest running transaction is younger. (Not when none of those is left that were running: a
 snapshot's list can be empty while a writer has its xid but is not in a snapshot yet.)
 
-A session begins dozing: its predecessor may have been lost while it was awake. A slow poll stays
+A session begins dozing: its predecessor may have been lost while it was awake, and its session may
+still shut the gate until the server ends it. A slow poll stays
 behind all of it, for a stranger's transaction that stays open for hours and for a lost bell.
 """
 
@@ -19,16 +20,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
-from typing import LiteralString, Self
+from typing import Any, LiteralString, Self
 
 from psycopg import errors, sql
 
 from ..conf import settings
 from ..connecting import connect_listener
 from ..ledger.bell import gate_key
-from .connections import Connection
+from .connections import Connection, aborted_after
 from .leader import PINGS_PER_TIMEOUT, pin_timeouts
 
 APPLICATION_NAME = "django_pgnotify gate"
@@ -58,6 +60,7 @@ DOZE_PAUSE_SECONDS = 0.005
 
 SHUT = sql.SQL("SELECT pg_advisory_lock({})")
 OPEN: LiteralString = "SELECT pg_advisory_unlock_all()"
+IS_OPEN: LiteralString = "SELECT pg_try_advisory_lock_shared(%s)"
 NOW: LiteralString = "SELECT pg_current_xact_id()::text::numeric"
 ALL_ENDED: LiteralString = (
     "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::numeric > %s::numeric"
@@ -110,14 +113,13 @@ class Gate:
         self._rings = 0
         self._shut_at = 0.0
         self._opened_at = 0.0
-        self._opened_xid = 0
+        self._opened_xid: int | None = None
 
     @classmethod
     async def open(cls, alias: str, schema: str) -> Self:
         """Connect. The server ends the session of a process that has frozen, so that its
         successor's writers ring again."""
         connection = await connect_listener(alias, application_name=APPLICATION_NAME)
-        gate = cls(connection, schema)
         try:
             await pin_timeouts(connection)
             # A session that waits is not idle: its successor must not wait behind it for ever.
@@ -125,18 +127,22 @@ class Gate:
             await connection.execute(
                 "SELECT set_config('lock_timeout', %s, false)", [milliseconds]
             )
-            await gate._note_opened()
         except BaseException:
             await connection.close()
             raise
-        return gate
+        return cls(connection, schema)
 
     async def keep_alive(self) -> None:
         """Show the server that we live, until cancelled."""
         while True:
             await asyncio.sleep(settings.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT)
-            with suppress(errors.QueryCanceled):  # meant for a request that had just ended
-                await self.connection.execute("SELECT 1")
+            if self._shutting is None or self._shutting.done():
+                with suppress(errors.QueryCanceled):  # meant for a request that had just ended
+                    await self._ask("SELECT 1")
+
+    async def leave(self) -> None:
+        """Take back a request for the lock, so that no backend waits for it after us."""
+        await self._take_back()
 
     async def wait(self, bell: asyncio.Event, *, rows: int, took: float) -> None:
         """Return when it is time to look again, after a look that found `rows` ledger rows and
@@ -166,14 +172,14 @@ class Gate:
             await asyncio.sleep(self._pause)
 
     async def _wait_dozing(self, bell: asyncio.Event, rows: int, now: float) -> None:
+        if self._opened_xid is None:
+            await self._note_opened()
         if await self._all_have_ended():
             # Returns at once: the look that follows sees what the last of them committed.
             self.state = State.ASLEEP
         elif not rows:
-            dozed = now - self._opened_at
-            await _rung(
-                bell, DOZE_PAUSE_SECONDS if dozed < DOZE_SECONDS else settings.POLL_SECONDS
-            )
+            is_short = self._opened_xid is None or now - self._opened_at < DOZE_SECONDS
+            await _rung(bell, DOZE_PAUSE_SECONDS if is_short else settings.POLL_SECONDS)
 
     async def _shut(self, now: float) -> None:
         """Ask for the lock: from then on nobody rings. Writers that rang may hold it for long."""
@@ -181,9 +187,12 @@ class Gate:
         self._shut_at = now
         self._rings = 0
         self._pause = MIN_PAUSE_SECONDS
-        self._shutting = asyncio.create_task(
-            self.connection.execute(SHUT.format(self._key)), name="gate"
-        )
+        self._shutting = asyncio.create_task(self._request(), name="gate")
+
+    async def _request(self) -> None:
+        """The server gives up by itself, after its lock_timeout, unless it has frozen."""
+        with aborted_after(2 * settings.LEADER_TIMEOUT_SECONDS, self.connection):
+            await self.connection.execute(SHUT.format(self._key))
 
     def _heed_shutting(self) -> None:
         """Ask again where the server gave up waiting; raise what else went wrong."""
@@ -192,35 +201,43 @@ class Gate:
             return
         if not isinstance(error, errors.LockNotAvailable):
             raise error
-        self._shutting = asyncio.create_task(
-            self.connection.execute(SHUT.format(self._key)), name="gate"
-        )
+        self._shutting = asyncio.create_task(self._request(), name="gate")
 
     async def _reopen(self) -> None:
         """Open the gate, and begin to doze."""
-        task, self._shutting = self._shutting, None
-        if task is not None:
-            if not task.done():
-                await self.connection.cancel_safe()
-            with suppress(errors.QueryCanceled, errors.LockNotAvailable):
-                await task
+        await self._take_back()
         try:
-            await self.connection.execute(OPEN)
+            await self._ask(OPEN)
         except errors.QueryCanceled:  # the request had just been granted
-            await self.connection.execute(OPEN)
-        await self._note_opened()
+            await self._ask(OPEN)
+        self.state = State.DOZING
+        self._opened_xid = None
+
+    async def _take_back(self) -> None:
+        task, self._shutting = self._shutting, None
+        if task is None:
+            return
+        if not task.done():
+            await self.connection.cancel_safe(timeout=settings.LEADER_TIMEOUT_SECONDS)
+        with suppress(errors.QueryCanceled, errors.LockNotAvailable):
+            await task
 
     async def _note_opened(self) -> None:
-        cursor = await self.connection.execute(NOW)
-        row = await cursor.fetchone()
-        self._opened_xid = row[0] if row else 0
-        self._opened_at = asyncio.get_running_loop().time()
-        self.state = State.DOZING
+        """Take the xid, if the gate is open: a predecessor's session may shut it for a while."""
+        if await self._ask(IS_OPEN, [self._key]):
+            await self._ask(OPEN)
+            self._opened_xid = await self._ask(NOW)
+            self._opened_at = asyncio.get_running_loop().time()
 
     async def _all_have_ended(self) -> bool:
-        cursor = await self.connection.execute(ALL_ENDED, [self._opened_xid])
-        row = await cursor.fetchone()
-        return bool(row and row[0])
+        return self._opened_xid is not None and await self._ask(ALL_ENDED, [self._opened_xid])
+
+    async def _ask(self, query: LiteralString, parameters: Sequence[object] = ()) -> Any:
+        """The one value of a short query; a server that has frozen raises nothing by itself."""
+        with aborted_after(settings.LEADER_TIMEOUT_SECONDS, self.connection):
+            cursor = await self.connection.execute(query, parameters)
+            row = await cursor.fetchone()
+        return row[0] if row else None
 
 
 async def _rung(bell: asyncio.Event, seconds: float) -> None:

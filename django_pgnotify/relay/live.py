@@ -32,6 +32,9 @@ class LiveRelay:
         # A new run with each LISTEN, because what was sent before it is missing.
         self._run = secrets.token_hex(8)
         self._seqs: OrderedDict[str, int] = OrderedDict()
+        self._forgotten = 0
+        """The highest number that a forgotten group had: an unknown one goes on behind it. A hub
+        takes a number that it had for a repetition; a gap that is none costs a reset."""
         self._layer = layer
         self._metrics = metrics
         self._lanes = asyncio.Semaphore(LANES)
@@ -64,10 +67,11 @@ class LiveRelay:
                     logger.debug("Live events of group %r were lost: %s", group, error)
 
     def _next_seq(self, group: str) -> int:
-        seq = self._seqs.pop(group, 0) + 1
+        seq = self._seqs.pop(group, self._forgotten) + 1
         self._seqs[group] = seq
         if len(self._seqs) > REMEMBERED_GROUPS:
-            self._seqs.popitem(last=False)
+            _, forgotten = self._seqs.popitem(last=False)
+            self._forgotten = max(self._forgotten, forgotten)
         return seq
 
     def _count_dropped(self, payload: str) -> None:

@@ -33,12 +33,16 @@ class Progress:
         self._control = tick.number
         self._recorded = tick.number
         self._groups: dict[str, int] | None = {}
+        """None if they are too many to list."""
+        self._latest = tick.number
+        """Tick of the latest frame that has been handed over, of a tick that may still be sent."""
         self._advanced = asyncio.Event()
         self._news = asyncio.Event()
         self._moved = asyncio.Event()
 
     def frame_sent(self, group: str, tick: int) -> None:
         """Note that the group has events in this tick."""
+        self._latest = max(self._latest, tick)
         if self._groups is not None:
             self._groups[group] = tick
             if len(self._groups) > MAX_LISTED_GROUPS:
@@ -106,6 +110,9 @@ class Progress:
             self._groups.update(early)
             # It may have had events of an earlier tick too: listed, at the worst for nothing.
             groups = {g: min(n, tick.number) for g, n in groups.items()}
+        elif self._latest > tick.number:
+            # Some of those that were not listed had frames of the next heartbeat's ticks.
+            self._groups = None
         beat = frames.heartbeat(
             epoch=self.epoch, tick=tick, prev=prev, control=self._control, groups=groups
         )

@@ -136,6 +136,7 @@ class Relay:
 
     async def finish(self) -> None:
         """Record what has been sent, and tell the hubs for the last time."""
+        await self._gate.leave()
         await self._progress.record_now(self._leader.connection, self._leader.schema)
         await self._progress.tell_now(self._sender.send_to_hubs)
 

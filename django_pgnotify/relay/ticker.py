@@ -55,13 +55,14 @@ class Ticker:
         """Ledger rows that have been read."""
 
     async def catch_up(self, stopping: asyncio.Event) -> None:
-        """Read the ticks that are not known to be sent, then all that is new."""
+        """Read the ticks that are not known to be sent, then what has committed since. One look
+        sees all that; under steady writes there would always be something for another one."""
         async for tick in unsent_ticks(self._leader.connection, self._leader.schema, self.tick):
             if stopping.is_set():
                 return
             await self._read(tick)
-        while not stopping.is_set() and await self.read_next():
-            await self._queue.wait_for_turn()
+        if not stopping.is_set():
+            await self.read_next()
 
     async def run(self, gate: Gate, bell: asyncio.Event, stopping: asyncio.Event) -> None:
         """Read whenever the gate says that it is time, until `stopping` is set; who sets it

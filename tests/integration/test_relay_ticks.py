@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import call_command
+from django.db import connection
 
 from django_pgnotify.connecting import connect
 from django_pgnotify.ledger import reader, taking, ticks
@@ -240,3 +244,25 @@ def test_reader_holds_a_bounded_number_of_bytes_and_rows(
     assert max(len(piece) for piece in pieces) <= 50
     texts = [[len(str(value)) for row in piece for value in row] for piece in pieces]
     assert max(sum(lengths) for lengths in texts) <= bound + largest + 50 * 100
+
+
+def test_catching_up_ends_while_others_write_all_the_time() -> None:
+    parameters = connection.get_connection_params()
+    for key in ("cursor_factory", "context"):
+        parameters.pop(key, None)
+    done = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(**parameters, autocommit=True) as writer:
+            while not done.is_set():
+                writer.execute("SELECT pgnotify_publish('t', '1')")
+
+    with ThreadPoolExecutor() as pool:
+        writing = [pool.submit(write) for _ in range(3)]
+        try:
+            for _ in range(3):
+                call_command("pglisten", once=True)
+        finally:
+            done.set()
+        for one in writing:
+            one.result()

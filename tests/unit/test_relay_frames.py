@@ -7,7 +7,7 @@ from typing import Any
 
 from django_pgnotify.ledger.rows import Change
 from django_pgnotify.ledger.ticks import Tick
-from django_pgnotify.relay.frames import Chain, Outgoing, TickFrames
+from django_pgnotify.relay.frames import ENVELOPE_BYTES, Chain, Outgoing, TickFrames
 
 MAX = 2000
 HELD = 16 * MAX
@@ -27,7 +27,7 @@ def build(*changes: Change, tick: int = 7, chain: Chain | None = None) -> list[O
         control=5,
     )
     found = [frame for one in changes for frame in built.add(one)]
-    return found + built.finish()
+    return found + list(built.finish())
 
 
 def of_group(frames: list[Outgoing], group: str) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def test_large_tick_is_sent_as_it_fills_and_only_its_last_part_is_counted() -> N
         epoch="e", tick=tick, chain=Chain(5), max_bytes=MAX, control=5, max_held=HELD
     )
     early = [f for n in range(1000) for f in built.add(change(n, "a"))]
-    late = built.finish()
+    late = list(built.finish())
     assert sum(frame.size for frame in early) > HELD
     assert sum(frame.size for frame in late) <= HELD
     parts = [f.message["part"] for f in early + late]
@@ -102,3 +102,19 @@ def test_text_of_a_frame_says_the_same_as_its_message() -> None:
 def test_bytes_are_counted_and_not_characters() -> None:
     frames = build(*(Change({"id": f"1-{n}", "data": "é" * 100}, ("a",)) for n in range(50)))
     assert max(len((frame.text or "").encode()) for frame in frames) <= MAX
+
+
+def test_many_small_groups_are_held_by_the_size_of_their_frames_and_not_of_their_events() -> (
+    None
+):
+    tick = Tick(number=7, snapshot="1:1:", bits=3)
+    built = TickFrames(
+        epoch="e", tick=tick, chain=Chain(5), max_bytes=MAX, control=5, max_held=HELD
+    )
+    groups = 3 * HELD // ENVELOPE_BYTES
+    early = [f for n in range(groups) for f in built.add(change(n, f"room-{n}", size=1))]
+    assert len(early) > groups // 3
+    ends = [f.message for f in built.finish()]
+    last = {f["group"]: f["part"] for f in [f.message for f in early] + ends}
+    assert len(last) == groups
+    assert all(part[0] == part[1] for part in last.values())

@@ -13,6 +13,7 @@ from django_pgnotify.events import Event
 from django_pgnotify.ledger.ticks import Tick
 from django_pgnotify.metrics import Metrics, serving
 from django_pgnotify.publish.live import pack_live
+from django_pgnotify.relay import live as live_module
 from django_pgnotify.relay import queues, sender
 from django_pgnotify.relay.frames import Outgoing
 from django_pgnotify.relay.live import LiveRelay
@@ -226,3 +227,16 @@ async def test_relay_that_does_not_lead_sends_no_live_events(
     live = LiveRelay(layer_over(fake, monkeypatch), metrics)
     await relay_live(live, payload(1), "forged")
     assert fake.taken == []
+
+
+def test_a_live_group_that_was_forgotten_does_not_begin_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its hub would take the numbers for repetitions, and drop the events in silence."""
+    monkeypatch.setattr(live_module, "REMEMBERED_GROUPS", 3)
+    metrics = Metrics()
+    live = LiveRelay(Layer("default", metrics), metrics)
+    before = [live._next_seq("room") for _ in range(50)][-1]
+    for number in range(4):
+        live._next_seq(f"other-{number}")
+    assert live._next_seq("room") > before

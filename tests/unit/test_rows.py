@@ -177,3 +177,22 @@ def test_text_that_needs_none_is_not_taken_for_it(value: str) -> None:
 def test_group_names_are_given_once_and_in_order() -> None:
     held = row('[{"kind":"message","pk":null,"data":1,"groups":["b","a","b","c d"]}]')
     assert changes_of(held)[0].groups == ("b", "a")
+
+
+def test_a_text_of_a_million_digits_is_looked_through_once() -> None:
+    """A search that begins anew for each digit would take hours."""
+    digits = "7" * 1_000_000
+    assert not may_be_odd(f'[{{"data":"{digits}"}}]')
+    assert may_be_odd(f'[{{"data":"{digits}","number":{digits}}}]')
+
+
+@pytest.mark.parametrize("number", ["1e99999999999999999999", "-1e-99999999999999999999"])
+def test_a_number_beyond_every_bound_travels_as_text_and_stops_nobody(number: str) -> None:
+    [change] = changes_of(row(f"[{message(number)}]"))
+    assert json.loads(change.event["exact"].replace(number, '"as it was"'))["data"] == (
+        "as it was"
+    )
+    [told] = changes_of(
+        row(f"[{message('1')}]", context=f'{{"user":{number}}}', context_keys=["user"])
+    )
+    assert told.event["data"] == 1
