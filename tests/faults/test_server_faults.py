@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -90,6 +91,25 @@ async def test_restarts_and_crashes_with_unread_notifications_lose_nothing(
         assert (await browser.subscribe("orders", since=start))["recovered"] is True
         everything = [f"{when} {name}" for name in ENDINGS for when in ("before", "after")]
         assert await data_upto(browser, everything[-1]) == everything
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_session_of_the_gate_that_freezes_alone_is_noticed(
+    start_place: StartPlace, start_pglisten: StartPglisten, pg_layer_here: PostgresChannelLayer
+) -> None:
+    place = await in_thread(start_place)
+    pglisten = start_pglisten(url=place.url, **QUICK)
+    await in_thread(pglisten.wait_for, "listening")
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        (gate,) = place.sql("SELECT pid FROM pg_stat_activity WHERE application_name ~ 'gate$'")
+        os.kill(gate, signal.SIGSTOP)
+        try:
+            await in_thread(pglisten.wait_for, "disconnected")
+            await in_thread(place.publish, "after")
+            assert await data_upto(browser, "after") == ["after"]
+        finally:
+            os.kill(gate, signal.SIGCONT)
 
 
 @override_settings(PGNOTIFY=QUICK)

@@ -183,6 +183,7 @@ def with_sleeper(work: Callable[[Sleeper], Awaitable[None]]) -> None:
         gate = await Gate.open("default", "public")
         async with gate.connection, await connect("default", application_name="test") as leader:
             await work(Sleeper(gate, leader, await ticks.latest_tick(leader, "public")))
+            await gate.leave()
 
     async_to_sync(run)()
 
@@ -232,6 +233,58 @@ def test_a_writer_that_found_the_gate_shut_keeps_the_relay_from_sleeping_until_i
     with_sleeper(doze)
 
 
+def test_a_predecessor_that_still_shuts_the_gate_keeps_the_relay_looking(
+    shut: psycopg.Connection[Any], writer: psycopg.Connection[Any]
+) -> None:
+    async def doze(sleeper: Sleeper) -> None:
+        for _ in range(10):
+            await sleeper.look()
+            await sleeper.wait()
+            assert sleeper.gate.state is State.DOZING
+        await asyncio.to_thread(shut.close)
+        await fall_asleep(sleeper)
+
+    with_sleeper(doze)
+
+
+def test_a_gate_that_ends_while_it_waits_leaves_no_backend_waiting(
+    writer: psycopg.Connection[Any],
+) -> None:
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND state = 'active'"
+    )
+    writer.execute("BEGIN")
+    writer.execute(WRITE)
+
+    async def leave(sleeper: Sleeper) -> None:
+        await wake_up(sleeper)
+        await sleeper.gate.leave()
+
+    with_sleeper(leave)
+    assert execute(waiting, module.APPLICATION_NAME) == (0,)
+    writer.execute("ROLLBACK")
+
+
+def test_a_time_limit_for_statements_is_not_for_the_one_who_waits(
+    writer: psycopg.Connection[Any],
+) -> None:
+    execute("ALTER DATABASE test_pgnotify SET statement_timeout = '20ms'")
+    try:
+        writer.execute("BEGIN")
+        writer.execute(WRITE)
+
+        async def wait_longer(sleeper: Sleeper) -> None:
+            await wake_up(sleeper)
+            await asyncio.to_thread(writer.execute, "SELECT pg_sleep(0.2)")
+            assert sleeper.gate._shutting is not None
+            assert not sleeper.gate._shutting.done()
+
+        with_sleeper(wait_longer)
+    finally:
+        execute("ALTER DATABASE test_pgnotify RESET statement_timeout")
+        writer.execute("ROLLBACK")
+
+
 def test_sleeping_at_once_would_miss_that_writer(
     writer: psycopg.Connection[Any],
     rings: Callable[[], int],
@@ -263,7 +316,7 @@ def test_a_transaction_of_a_stranger_that_stays_open_does_not_keep_it_looking(
         await asyncio.to_thread(writer.execute, "BEGIN")
         await asyncio.to_thread(writer.execute, "SELECT pg_current_xact_id()")
         await wake_up(sleeper)
-        while sleeper.gate.state is not State.DOZING:
+        while sleeper.gate._opened_xid is None:
             await sleeper.wait()
         sleeper.gate._opened_at -= module.DOZE_SECONDS
         waiting = asyncio.create_task(sleeper.wait())

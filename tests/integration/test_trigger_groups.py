@@ -349,3 +349,14 @@ def test_a_shared_table_keeps_its_function_when_a_tenant_migrates_it() -> None:
     ledger = Ledger()
     run("INSERT INTO public.made_thing (number) VALUES (1)")
     assert told(ledger) == [("insert", False, ["things"])]
+
+
+def test_an_update_of_a_row_in_no_group_is_there_for_handlers() -> None:
+    Thing = thing(groups=["thing-{number}-{other}"])
+    ledger = Ledger()
+    Thing.objects.create(number=1)
+    Thing.objects.update(number=2)
+    Thing.objects.update(slug="a")
+    assert told(ledger) == [("insert", False, []), ("update", False, []), ("update", False, [])]
+    Thing.objects.update(other=3)
+    assert told(ledger) == [("insert", True, ["thing-2-3"])]
