@@ -273,6 +273,10 @@ class Session:
         taken, look = await snapshots.read(take, hub, subscription, look)
         if taken.rows is None:
             return
+        # Again: the rows may be younger than the answer that let the client in.
+        if not await self.authorized(group):
+            await self._expel(subscription)
+            return
         for answer in snapshot(group, taken.rows, before=look.position, after=taken.position):
             self.outbox.put(answer)
         subscription.hidden = taken.hidden
@@ -300,10 +304,14 @@ class Session:
         subscription = self.subscriptions.get(group)
         if subscription is None:
             return
-        if await self.authorized(group):
+        if not await self.authorized(group):
+            await self._expel(subscription)
+        elif group not in self._requests:
+            # Else another revoke has come: the answer is older than what follows it.
             subscription.release("authorizing")
-            return
-        position = self.position_of(subscription)
+
+    async def _expel(self, subscription: Subscription) -> None:
+        group, position = subscription.group, self.position_of(subscription)
         if position is None:
             await self._forbid(group)
         else:

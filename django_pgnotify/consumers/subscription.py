@@ -47,7 +47,8 @@ class Subscription:
         self.replaying = False
         """True while the ledger is read for it from where the client left off."""
         self.cut_short = False
-        """True after an overflow in a replay: the client is to read its state anew at its end."""
+        """True after an overflow or a revoke in a replay: the client is to read its state anew at
+        its end."""
         self.withheld = False
         """True if a position has not been told, since no event with it was visible."""
         self.hidden: Hidden | None = None
@@ -134,6 +135,9 @@ class Subscription:
     def replay(self, batch: Batch, since: Position) -> None:
         """Give it events that it missed."""
         self._subscribe(since, recovered=True)
+        if "authorizing" in self._holds:
+            # It may be behind a revoke. Who may stay reads anew: nobody holds a whole replay.
+            self.cut_short = True
         if not self.cut_short:
             self._pass(batch)
 

@@ -1,0 +1,147 @@
+"""Revokes that come while the client's last authorization is still in use."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from django_pgnotify.consumers import EventConsumer, revoke
+from django_pgnotify.consumers.catching_up import CatchingUp
+from django_pgnotify.consumers.subscription import Subscription
+from tests.hub_kit import PATIENCE_SECONDS, Browser, publish, relay, tell
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Member(EventConsumer):
+    """Lets its client in for as long as it is a member; an answer may be long on its way."""
+
+    is_member = True
+    asked = asyncio.Event()
+    gate: asyncio.Semaphore | None = None
+
+    async def authorize(self, group: str) -> bool:
+        Member.asked.set()
+        answer = Member.is_member
+        if Member.gate is not None:
+            await Member.gate.acquire()
+        return answer
+
+
+class MemberWithState(Member):
+    """Has a snapshot whose transaction begins when the test says so."""
+
+    state = ""
+    may_read = threading.Event()
+
+    def snapshot(self, group: str) -> Any:
+        assert MemberWithState.may_read.wait(PATIENCE_SECONDS)
+        return [MemberWithState.state]
+
+
+@pytest.fixture(autouse=True)
+async def caught_up() -> None:
+    """Begin after what earlier tests left in the ledger, which no flush empties."""
+    await relay()
+
+
+@pytest.fixture(autouse=True)
+def everybody_is_a_member() -> Iterator[None]:
+    Member.is_member, Member.asked, Member.gate = True, asyncio.Event(), None
+    MemberWithState.may_read.clear()
+    yield
+    MemberWithState.may_read.set()
+
+
+async def test_answer_to_an_older_revoke_lets_nothing_behind_a_newer_one_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    def note(name: str) -> None:
+        original = getattr(Subscription, name)
+
+        def noted(subscription: Subscription, *args: Any) -> None:
+            original(subscription, *args)
+            heard.put_nowait(name)
+
+        monkeypatch.setattr(Subscription, name, noted)
+
+    note("revoke")
+    note("deliver")
+    async with Browser(Member) as browser:
+        await browser.subscribe("orders")
+        Member.asked.clear()
+        Member.gate = gate = asyncio.Semaphore(0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await revoke("orders")
+            await relay()
+            await Member.asked.wait()
+            assert await heard.get() == "revoke"
+            Member.is_member = False
+            await revoke("orders")
+            await tell("secret", "orders")
+            assert {await heard.get(), await heard.get()} == {"revoke", "deliver"}
+        gate.release()
+        assert await browser.waiting() == []
+        gate.release()
+        assert (await browser.receive())["reason"] == "revoked"
+        assert await browser.waiting() == []
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_replay_gives_nothing_behind_a_revoke_before_the_answer(
+    monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+    gate.set()
+    serve = CatchingUp._serve
+
+    async def served_late(self: CatchingUp, groups: Any) -> None:
+        begun.set()
+        await gate.wait()
+        await serve(self, groups)
+
+    monkeypatch.setattr(CatchingUp, "_serve", served_late)
+    async with Browser(Member) as other, Browser(Member) as browser:
+        await other.subscribe("customers")  # keeps the hub
+        position = (await browser.subscribe("orders"))["position"]
+        await browser.send(type="unsubscribe", group="orders")
+        await browser.waiting()
+        gate.clear()
+        begun.clear()
+        await browser.send(type="subscribe", group="orders", since=position)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await begun.wait()
+        answer = asyncio.Semaphore(0)
+        Member.is_member, Member.gate = stays, answer
+        await revoke("orders")
+        await publish("secret", "orders")
+        await relay()
+        gate.set()
+        assert (await browser.receive())["type"] == "subscribed"
+        assert (await browser.receive())["reason"] == "overflow"
+        Member.gate = None
+        answer.release()
+        if stays:
+            await tell("news", "orders")
+            assert await browser.data() == ["news"]
+        else:
+            assert (await browser.receive())["reason"] == "revoked"
+            assert await browser.waiting() == []
+
+
+async def test_snapshot_read_behind_a_revoke_is_not_sent() -> None:
+    async with Browser(MemberWithState) as browser:
+        assert (await browser.subscribe("orders"))["type"] == "subscribed"
+        Member.is_member = False
+        await revoke("orders")
+        await relay()
+        MemberWithState.state = "secret"
+        MemberWithState.may_read.set()
+        assert (await browser.receive())["reason"] == "revoked"
+        assert await browser.waiting() == []
