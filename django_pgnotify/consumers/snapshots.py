@@ -38,6 +38,10 @@ plus 2 begins after that one is stored, hence after the snapshot, and sees all t
 AWAY = (OperationalError, InterfaceError)
 """What a database that is away raises: it is waited for."""
 
+SQLSTATES_OF_AWAY = ("08", "57P0", "53300")
+"""How the SQLSTATEs begin of a connection that is lost or not to be had. Else Django's
+OperationalError is also a statement's own: its time-out, a lock's, a deadlock."""
+
 
 class Failed(PgnotifyError):
     """A consumer's snapshot() has a mistake: the cause tells which."""
@@ -154,10 +158,17 @@ def _texts_of(
 ) -> list[str] | None:
     try:
         return _texts(rows(), alias)
-    except AWAY:
-        raise
     except Exception as error:
+        if _is_away(error):
+            raise
         raise Failed(f"snapshot() of {group!r} failed") from error
+
+
+def _is_away(error: Exception) -> bool:
+    sqlstate = getattr(error.__cause__, "sqlstate", None)
+    return isinstance(error, AWAY) and (
+        sqlstate is None or sqlstate.startswith(SQLSTATES_OF_AWAY)
+    )
 
 
 def _texts(rows: Iterable[Any] | None, alias: str) -> list[str] | None:

@@ -671,6 +671,36 @@ async def test_snapshot_that_raises_ends_its_own_connection_only() -> None:
         assert await fine.data() == [1]
 
 
+async def test_snapshot_that_takes_too_long_ends_its_connection_and_is_not_repeated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Slow(OpenConsumer):
+        def snapshot(self, group: str) -> Any:
+            execute("SET LOCAL statement_timeout = '20ms'")
+            execute("SELECT pg_sleep(60)")
+
+    async with Browser(Slow) as browser:
+        await browser.subscribe("orders")
+        assert (await browser.socket.receive_output(timeout=5))["code"] == 4500
+    (record,) = [one for one in caplog.records if "snapshot" in one.getMessage()]
+    assert record.levelname == "ERROR"
+
+
+async def test_snapshot_whose_connection_is_lost_is_read_again() -> None:
+    class Lost(OpenConsumer):
+        calls = 0
+
+        def snapshot(self, group: str) -> Any:
+            Lost.calls += 1
+            if Lost.calls == 1:
+                execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            return [Lost.calls]
+
+    async with Browser(Lost) as browser:
+        await browser.subscribe("orders")
+        assert (await browser.receive())["data"] == [2]
+
+
 # revoke() ---------------------------------------------------------------------------------
 
 
