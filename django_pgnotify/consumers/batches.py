@@ -61,6 +61,8 @@ class Batch:
     group: str
     tick: int | None
     """The tick that it belongs to; None for live events, which no tick has."""
+    before: Position
+    """Where a client stood before it."""
     position: Position
     """Where a client stands after it; where it stood before if `more` follows."""
     more: bool
@@ -85,15 +87,24 @@ def make_batch(
     *,
     tick: int | None,
     position: Position,
+    before: Position | None = None,
     more: bool = False,
 ) -> Batch:
-    """Build a batch and its text."""
+    """Build a batch and its text; without `before`, it moves nobody."""
     body = ",".join(event.text for event in events)
     text = (
         f'{{"type":"events","group":"{group}","position":"{position.token}","events":[{body}]'
         f"{',' + chr(34) + 'more' + chr(34) + ':true' if more else ''}}}"
     )
-    return Batch(group=group, tick=tick, position=position, more=more, events=events, text=text)
+    return Batch(
+        group=group,
+        tick=tick,
+        before=before or position,
+        position=position,
+        more=more,
+        events=events,
+        text=text,
+    )
 
 
 def joinable(batches: Iterable[Batch | None], room: int) -> int:
@@ -114,9 +125,11 @@ def joinable(batches: Iterable[Batch | None], room: int) -> int:
 @lru_cache(maxsize=JOINED_BATCHES)
 def join(*batches: Batch) -> Batch:
     """One batch of several: the same object for all sockets that have the same ones to come."""
-    last = batches[-1]
+    first, last = batches[0], batches[-1]
     events = tuple(event for batch in batches for event in batch.events)
-    return make_batch(last.group, events, tick=last.tick, position=last.position)
+    return make_batch(
+        last.group, events, tick=last.tick, before=first.before, position=last.position
+    )
 
 
 class Packer:
@@ -152,7 +165,14 @@ class Packer:
         """Give the frame with what is left; with `more` it is not the last."""
         events, self._events, self._size = tuple(self._events), [], 0
         position = self._before if more else self._after
-        return make_batch(self._group, events, tick=self._tick, position=position, more=more)
+        return make_batch(
+            self._group,
+            events,
+            tick=self._tick,
+            before=self._before,
+            position=position,
+            more=more,
+        )
 
     def pack(self, events: tuple[EncodedEvent, ...], *, more: bool = False) -> Iterator[Batch]:
         """All frames of these events."""

@@ -125,6 +125,8 @@ class Answer:
     position: Position | None = None
     keep: bool = False
     """True if it must reach the client even when its queue overflows."""
+    more: bool = False
+    """True if it is a part, and not the last."""
 
 
 PONG = Answer(type="pong", text='{"type":"pong"}')
@@ -171,7 +173,9 @@ def snapshot(
 def _snapshot(group: str, data: str, position: Position, *, more: bool) -> Answer:
     head = dumps({"type": "snapshot", "group": group, "position": position.token})[:-1]
     text = f'{head},"data":[{data}]' + (',"more":true}' if more else "}")
-    return Answer(type="snapshot", text=text, group=group, position=position, keep=True)
+    return Answer(
+        type="snapshot", text=text, group=group, position=position, keep=True, more=more
+    )
 
 
 def _answer(type: str, group: str, position: Position, *, keep: bool, **extra: Any) -> Answer:

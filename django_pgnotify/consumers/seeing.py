@@ -27,7 +27,7 @@ async def see(visible: Visible, batch: Batch, *, using: str) -> AsyncIterator[It
         logger.exception("visible() failed: its client gets a reset of %r", batch.group)
         yield reset(batch.group, batch.position, "gap")
         return
-    packer = Packer(batch.group, tick=batch.tick, before=batch.position, after=batch.position)
+    packer = Packer(batch.group, tick=batch.tick, before=batch.before, after=batch.position)
     for part in packer.pack(encoded, more=batch.more):
         yield part
 

@@ -351,7 +351,8 @@ class Session:
         if self._filters and isinstance(item, Batch) and item.events:
             async for seen in see(self._consumer.visible, item, using=self._consumer.using):
                 if not isinstance(seen, Batch) or self._says_something(seen):
-                    await self._send_frame(seen.type, seen.text, stamp)
+                    is_whole = item.more or not seen.more
+                    await self._send_frame(seen.type, seen.text, stamp if is_whole else None)
         else:
             await self._send_frame(item.type, item.text, stamp)
 

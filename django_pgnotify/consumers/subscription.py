@@ -173,7 +173,8 @@ class Subscription:
         if not isinstance(item, Batch):
             self.outbox.put(item)
         elif item.tick is None:
-            self.outbox.put(_with(item, item.events, self.place(item.position)))
+            place = self.place(item.position) or item.position
+            self.outbox.put(_with(item, item.events, before=place, after=place))
         elif not self._has_had(item):
             self._tell(item)
 
@@ -208,12 +209,16 @@ class Subscription:
         if not shows:
             self.withheld = True
             return None
-        return _with(batch, rest, self.stands if batch.more else None)
+        before = self.stands or batch.before
+        return _with(batch, rest, before=before, after=before if batch.more else batch.position)
 
 
-def _with(batch: Batch, events: tuple[EncodedEvent, ...], place: Position | None) -> Batch:
-    """The batch with these events and, if one is given, at another place."""
-    place = place or batch.position
-    if len(events) == len(batch.events) and place == batch.position:
+def _with(
+    batch: Batch, events: tuple[EncodedEvent, ...], *, before: Position, after: Position
+) -> Batch:
+    """The batch with these events and between these places."""
+    if len(events) == len(batch.events) and (before, after) == (batch.before, batch.position):
         return batch
-    return make_batch(batch.group, events, tick=batch.tick, position=place, more=batch.more)
+    return make_batch(
+        batch.group, events, tick=batch.tick, before=before, position=after, more=batch.more
+    )
