@@ -69,18 +69,18 @@ class Membership:
     async def leave(self, group: str) -> None:
         """Leave the group, unless somebody joined it again meanwhile."""
         self._wanted.discard(group)
-        async with self._lock:
-            if group in self._wanted or group not in self._members:
-                return
-            self._members.discard(group)
-            try:
-                async with asyncio.timeout(LEAVE_SECONDS):
-                    await self._layer.group_discard(
-                        wire_name(group, self._alias), self._channel
-                    )
-            except Exception as error:
-                # It stays a member of a group that it ignores, until the layer forgets it.
-                logger.info("hub can't leave a group: %s", error)
+        try:
+            # The lock too: who holds it may be waiting for a layer that is frozen.
+            async with asyncio.timeout(LEAVE_SECONDS), self._lock:
+                if group in self._wanted or group not in self._members:
+                    return
+                self._members.discard(group)
+                await self._layer.group_discard(wire_name(group, self._alias), self._channel)
+        except Exception as error:
+            # It stays a member of a group that it ignores, until the layer forgets it.
+            logger.info("hub can't leave a group: %s", error)
+            if group not in self._wanted:
+                self._members.discard(group)
 
     async def renew(self) -> None:
         """Join all groups anew. Raises what the channel layer raises."""
