@@ -96,7 +96,7 @@ class Outbox:
 
     async def wait_for_room(self) -> None:
         """Return when few items wait."""
-        while len(self._items) >= ROOM:
+        while not self._is_roomy:
             if self._has_room is None:
                 self._has_room = asyncio.Event()
             await self._has_room.wait()
@@ -175,13 +175,21 @@ class Outbox:
     def _overflow(self) -> None:
         logger.info("a slow client's queue overflowed", extra={"action": "socket_overflow"})
         # What must arrive is little, for an honest client: one answer for each group.
-        kept = [entry for entry in self._items if entry[0].keep]
-        self._items = kept[-settings.SOCKET_QUEUE_SIZE :]
+        kept = [item for item, _ in self._items if item.keep]
+        # A stamp stands for all groups: none before each has been told what it lost.
+        self._items = [(item, None) for item in kept[-settings.SOCKET_QUEUE_SIZE :]]
         self._tell_room()
-        for answer in self._overflowed():
+        answers = list(self._overflowed())
+        self._items += [(answer, None) for answer in answers[:-1]]
+        for answer in answers[-1:]:
             self._append(answer)
 
+    @property
+    def _is_roomy(self) -> bool:
+        room: int = min(ROOM, settings.SOCKET_QUEUE_SIZE)
+        return len(self._items) < room
+
     def _tell_room(self) -> None:
-        if self._has_room is not None and len(self._items) < ROOM:
+        if self._has_room is not None and self._is_roomy:
             self._has_room.set()
             self._has_room = None

@@ -92,6 +92,8 @@ class Session:
         # A list and no deque, a task only while there is work: there are thousands of sessions.
         self._requests: list[Subscribe | Unsubscribe | str] = []
         self._is_open = False
+        self._is_working = False
+        """True while requests are worked off, and after a failure there."""
         self._context = copy_context()
         self._expected: set[str] = set()
         self._begun: set[str] = set()
@@ -171,11 +173,14 @@ class Session:
             await self._failed()
 
     def _go_on(self) -> None:
-        if self._is_open and self._requests and "requests" not in self._tasks:
+        if self._is_open and self._requests and not self._is_working:
+            self._is_working = True
             # In the connection's context: a revoke comes in that of the hub.
-            self._tasks["requests"] = asyncio.create_task(
+            task = asyncio.create_task(
                 self._guard(self._work()), name="pgnotify session", context=self._context
             )
+            if not task.done():  # an eager one may have ended already
+                self._tasks["requests"] = task
 
     async def _work(self) -> None:
         while self._requests:
@@ -187,6 +192,7 @@ class Session:
                 case str(group):
                     await self._authorize_again(group)
         # Not if one has failed: then the connection ends.
+        self._is_working = False
         self._tasks.pop("requests", None)
 
     async def _subscribe(self, request: Subscribe) -> None:
@@ -223,6 +229,7 @@ class Session:
         if isinstance(found, Tick) and position is not None:
             await self._resume(hub, subscription, look, position, found)
         else:
+            subscription.awaits_snapshot = self._takes_snapshots
             self._begin(subscription, look.position, cast("ResetReason | None", found))
             if self._takes_snapshots:
                 await self._send_snapshot(hub, subscription, look)
@@ -272,12 +279,15 @@ class Session:
 
         taken, look = await snapshots.read(take, hub, subscription, look)
         if taken.rows is None:
+            subscription.awaits_snapshot = False
             return
         # Again: the rows may be younger than the answer that let the client in.
         if not await self.authorized(group):
             await self._expel(subscription)
             return
         for answer in snapshot(group, taken.rows, before=look.position, after=taken.position):
+            await self.outbox.wait_for_room()
+            subscription.awaits_snapshot = answer.more or answer.position is None
             self.outbox.put(answer)
         subscription.hidden = taken.hidden
         subscription.stands = taken.position
@@ -312,6 +322,7 @@ class Session:
 
     async def _expel(self, subscription: Subscription) -> None:
         group, position = subscription.group, self.position_of(subscription)
+        position = position or subscription.stands
         if position is None:
             await self._forbid(group)
         else:
@@ -321,7 +332,10 @@ class Session:
     # What is sent -------------------------------------------------------------------------
 
     def position_of(self, subscription: Subscription) -> Position | None:
-        """Where the client will stand in the group when it has what is queued."""
+        """Where the client will stand in the group when it has what is queued; None while that
+        lacks events and a reset is to come."""
+        if subscription.is_cut:
+            return None
         return subscription.place(self._reached(subscription))
 
     def _reached(self, subscription: Subscription) -> Position | None:
@@ -330,16 +344,21 @@ class Session:
 
     def _stamp(self, item: Item) -> str | None:
         """The position from which a client could resume all of its groups after this item."""
-        positions = [
-            item.position if item.group == name and item.position else self.position_of(one)
-            for name, one in self.subscriptions.items()
-        ]
+        positions = [self._position_after(item, one) for one in self.subscriptions.values()]
         known = [position for position in positions if position is not None]
         if not known or len(known) < len(positions) or self._expected:
             return None
+        if len({position.epoch for position in known}) > 1:
+            return None  # some groups' resets are still to come
         if len(known) > 1 and any(position.snapshot for position in known):
             return None  # what one group's snapshot has seen, others may not have told
         return min(known, key=lambda position: position.tick).token
+
+    def _position_after(self, item: Item, subscription: Subscription) -> Position | None:
+        if subscription.awaits_snapshot:
+            return None  # who comes back with a position gets no snapshot
+        own = item.position if item.group == subscription.group else None
+        return own or self.position_of(subscription)
 
     def _overflowed(self) -> Iterator[Answer]:
         for subscription in self.subscriptions.values():

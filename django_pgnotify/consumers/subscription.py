@@ -49,6 +49,8 @@ class Subscription:
         self.cut_short = False
         """True after an overflow or a revoke in a replay: the client is to read its state anew at
         its end."""
+        self.awaits_snapshot = False
+        """True until the client has been sent the end of its snapshot."""
         self.withheld = False
         """True if a position has not been told, since no event with it was visible."""
         self.hidden: Hidden | None = None
@@ -61,6 +63,11 @@ class Subscription:
         """True if the batch that was told last has more to come."""
         self._cut = False
         """True if the begin of that batch is gone: at its end the client is told to read anew."""
+
+    @property
+    def is_cut(self) -> bool:
+        """True while events of a tick are gone and the reset at its end is to come."""
+        return self._cut
 
     def place(self, reached: Position | None) -> Position | None:
         """Where the client stands when its group has reached a position."""
@@ -172,6 +179,8 @@ class Subscription:
     def _pass(self, item: Item) -> None:
         if not isinstance(item, Batch):
             self.outbox.put(item)
+        elif item.tick is None and self._cut:
+            pass  # Its place would be beyond what is gone; the reset to come covers it.
         elif item.tick is None:
             place = self.place(item.position) or item.position
             self.outbox.put(_with(item, item.events, before=place, after=place))

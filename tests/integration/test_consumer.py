@@ -657,6 +657,23 @@ async def test_large_snapshot_comes_in_bounded_frames() -> None:
         assert errors == ["too_large"]
 
 
+async def test_snapshot_of_more_frames_than_a_queue_holds_arrives_whole() -> None:
+    class Large(OpenConsumer):
+        def snapshot(self, group: str) -> Any:
+            return [{"number": number, "text": "x" * 2000} for number in range(20)]
+
+    with override_settings(PGNOTIFY={"MAX_FRAME_BYTES": 4096, "SOCKET_QUEUE_SIZE": 5}):
+        async with Browser(Large) as browser:
+            await browser.subscribe("orders")
+            numbers = []
+            more = True
+            while more:
+                frame = await browser.receive()
+                numbers += [row["number"] for row in frame["data"]]
+                more = frame.get("more", False)
+    assert numbers == list(range(20))
+
+
 async def test_snapshot_that_raises_ends_its_own_connection_only() -> None:
     class Broken(OpenConsumer):
         def snapshot(self, group: str) -> Any:

@@ -154,6 +154,24 @@ async def test_groups_on_connect_and_parameters_are_joined_once_each() -> None:
         assert await source.data() == [1]
 
 
+async def test_stream_cut_before_the_end_of_its_snapshot_gets_one_when_it_comes_again() -> None:
+    class WithSnapshot(OpenStream):
+        def snapshot(self, group: str) -> Any:
+            return ["a" * 3000, "b" * 3000]
+
+    with override_settings(PGNOTIFY={"MAX_FRAME_BYTES": 4096}):
+        async with EventSource("orders", consumer=WithSnapshot) as source:
+            assert (await source.receive())["type"] == "subscribed"
+            assert (await source.receive())["more"]
+            assert source.last_id is None
+            assert "more" not in await source.receive()
+            assert source.last_id is not None
+        async with EventSource(
+            "orders", consumer=WithSnapshot, last_id=source.last_id
+        ) as source:
+            assert (await source.receive())["recovered"]
+
+
 @pytest.mark.parametrize(
     ("groups", "status"),
     [((), 400), (("no group",), 400), (("pgnotify.hubs",), 400), (("secret",), 403)],

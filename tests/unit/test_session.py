@@ -14,14 +14,17 @@ from django.test import override_settings
 
 from django_pgnotify import Event
 from django_pgnotify.consumers.batches import EncodedEvent
+from django_pgnotify.consumers.browser import Unsubscribe, subscribed
 from django_pgnotify.consumers.group import Group
 from django_pgnotify.consumers.hub import Hub
 from django_pgnotify.consumers.session import Session
 from django_pgnotify.consumers.subscription import Subscription
 from django_pgnotify.consumers.wire import GroupFrame
 from django_pgnotify.events import dumps
-from django_pgnotify.ledger.positions import Position
+from django_pgnotify.ledger.positions import Look, Position
+from django_pgnotify.ledger.ticks import Tick
 
+EAGER = getattr(asyncio, "eager_task_factory", None)
 PATIENCE_SECONDS = 5.0
 FRAME_BYTES = 2000
 BEGIN = 5
@@ -90,8 +93,9 @@ class Page:
 
     async def _send(self, type: str, text: str, id: str | None) -> None:
         frame = json.loads(text)
+        place = _tick(frame["position"]) if "position" in frame else 0
         tick = None if id is None else _tick(id)
-        self.sent.append((type, frame["group"], _tick(frame["position"]), tick))
+        self.sent.append((type, frame["group"], place, tick))
         self.took_one.set()
         await self.is_reading.wait()
 
@@ -138,3 +142,51 @@ async def test_what_visible_makes_too_large_for_a_frame_has_its_place_at_its_end
         ("events", "x", 9, 9),
     ]
     await page.session.close()
+
+
+async def test_no_id_of_an_overflow_stands_for_a_group_whose_reset_is_still_to_come() -> None:
+    page = Page("x", "y")
+    page.session.start()
+    page.happens("x", 6)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await page.took_one.wait()
+    page.session.outbox.put(subscribed("y", at(6)))  # must be kept
+    for tick in (7, 8, 9):
+        page.happens("y", tick)
+    assert await page.read(4) == [
+        ("events", "x", 6, BEGIN),
+        ("subscribed", "y", 6, None),
+        ("reset", "x", 9, None),
+        ("reset", "y", 9, 9),
+    ]
+    await page.session.close()
+
+
+async def test_no_id_of_a_restart_stands_for_a_group_whose_reset_is_still_to_come() -> None:
+    page = Page("x", "y")
+    page.session.start()
+    tick = Tick(number=2, snapshot="1:1:", bits=2)
+    look = Look(epoch="f", latest=tick, trimmed=0, ticks={})
+    for group in page.groups.values():
+        group.restart(look, "epoch")
+    assert await page.read(2) == [("reset", "x", 2, None), ("reset", "y", 2, 2)]
+    await page.session.close()
+
+
+@pytest.mark.skipif(EAGER is None, reason="eager tasks came with Python 3.12")
+async def test_requests_are_answered_where_tasks_are_eager() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(EAGER)
+    try:
+        page = Page()
+        page.session.start()
+        for number in range(3):
+            page.session.request(Unsubscribe(f"g{number}"))
+        page.is_reading.set()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(page.sent) < 3:
+                page.took_one.clear()
+                await page.took_one.wait()
+        await page.session.close()
+    finally:
+        loop.set_task_factory(None)

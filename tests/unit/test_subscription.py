@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from django_pgnotify.consumers.batches import EncodedEvent, Packer
+from django_pgnotify.consumers.batches import EncodedEvent, Packer, make_batch
 from django_pgnotify.consumers.browser import Answer
 from django_pgnotify.consumers.outbox import Item, Outbox
 from django_pgnotify.consumers.subscription import Subscription
@@ -115,3 +115,17 @@ def test_too_much_held_that_a_replay_has_told_needs_no_reset(client: Client) -> 
     (after,) = parts(2, 1)
     subscription.deliver(after)
     assert client.queued == [("events", 2)]
+
+
+def test_nothing_tells_a_place_beyond_what_is_gone_before_the_reset(client: Client) -> None:
+    client.subscription.release()
+    *first, last = parts(1, QUEUE + 3)
+    for batch in first:
+        client.subscription.deliver(batch)
+    assert client.subscription.is_cut
+    client.subscription.deliver(make_batch("g", (), tick=None, position=at(0)))
+    assert client.queued == []
+    client.subscription.deliver(last)
+    assert not client.subscription.is_cut
+    client.subscription.deliver(make_batch("g", (), tick=None, position=at(1)))
+    assert client.queued == [("reset", 1), ("events", 1)]
