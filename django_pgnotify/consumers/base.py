@@ -35,7 +35,8 @@ class Subscriber(AsyncConsumer):
         """May this client have the group's events? Refuses everything until overridden.
 
         Asked, with ``self.scope`` at hand, before a group is joined and once it is live,
-        before a replay, and on ``revoke(group)``. An exception is a refusal.
+        before a replay, before a snapshot is sent, and on ``revoke(group)``. An exception is a
+        refusal.
         """
         return False
 

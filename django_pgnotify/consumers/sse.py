@@ -37,7 +37,8 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
     ``data:`` the same JSON as over a WebSocket. ``id:`` is the lowest position of all groups at
     that moment, so that one id resumes them all (``Last-Event-ID``, or ``?since=``) without a
     gap; events above it may come again, with their own id. No id is given before every group is
-    live. If all groups are refused, the answer is 403; if none is asked for, 400.
+    live and has its snapshot. If all groups are refused, the answer is 403; if none is asked for,
+    400.
     """
 
     def __init__(self) -> None:
