@@ -173,8 +173,8 @@ async def test_no_id_of_a_restart_stands_for_a_group_whose_reset_is_still_to_com
     await page.session.close()
 
 
-@pytest.mark.skipif(EAGER is None, reason="eager tasks came with Python 3.12")
 async def test_requests_are_answered_where_tasks_are_eager() -> None:
+    """Eager tasks came with Python 3.12; before it None stands for the usual ones."""
     loop = asyncio.get_running_loop()
     loop.set_task_factory(EAGER)
     try:
