@@ -17,9 +17,9 @@ pytest_plugins = [
 ]
 
 
-@pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None) -> Iterator[None]:
-    """Before the databases are dropped, end the session of the thread that ``sync_to_async``
-    works in: a consumer that is cancelled does not come to end it."""
+@pytest.fixture(autouse=True)
+def _no_session_left_in_the_thread_of_sync_to_async() -> Iterator[None]:
+    """A consumer that is cancelled does not come to end it; the next test may not touch a
+    database at all, and the databases are dropped in the end."""
     yield
     SyncToAsync.single_thread_executor.submit(connections.close_all).result()
