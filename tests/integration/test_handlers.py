@@ -274,7 +274,9 @@ def test_new_handler_begins_with_what_is_not_relayed_yet_or_the_oldest_retained(
 
     handle_now()
     assert now == ["not relayed"]
-    assert [data for data in oldest if isinstance(data, str)][-2:] == ["relayed", "not relayed"]
+    # Rows that other tests left have keys of their own, hence come whenever they like.
+    mine = [data for data in oldest if data in ("relayed", "not relayed")]
+    assert mine[-2:] == ["relayed", "not relayed"]
 
 
 def test_without_handlers_their_events_stay_in_the_ledger() -> None:
