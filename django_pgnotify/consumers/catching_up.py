@@ -78,8 +78,11 @@ class CatchingUp:
 
     def restart(self, look: Look) -> None:
         """An epoch has begun: what is being read of the one before is of no use."""
+        is_first = not self._epoch
         self._epoch = look.epoch
         self.control = look.position
+        if not is_first:
+            self._revoked(None)  # what was revoked meanwhile, nobody can tell
 
     async def run(self) -> None:
         """Serve what is asked for, until cancelled."""
@@ -111,8 +114,10 @@ class CatchingUp:
 
     async def _serve(self, groups: set[Group]) -> None:
         positions = [group.position for group in groups if group.position]
-        if self.control is not None:
-            positions.append(self.control)
+        # A heartbeat may move it while the look is on its way, to a tick that was not asked for.
+        control = self.control
+        if control is not None:
+            positions.append(control)
         look = await self._access.look([position.tick for position in positions])
         reads_control, self._control_is_behind = self._control_is_behind, False
         resumes, self._resumes = self._resumes, {}
@@ -120,7 +125,7 @@ class CatchingUp:
             ranges = [
                 *self._refills(groups, look),
                 *self._returns(resumes, look),
-                *(self._control(look) if reads_control else ()),
+                *(self._controls(control, look) if reads_control else ()),
             ]
             if ranges:
                 await self._read(Ranges(ranges))
@@ -161,8 +166,10 @@ class CatchingUp:
                 del resumes[key]
         return found
 
-    def _control(self, look: Look) -> list[Range]:
-        tick = look.resolve(self.control)
+    def _controls(self, control: Position | None, look: Look) -> list[Range]:
+        if control is None or control.epoch != look.epoch:
+            return []  # the look has begun an epoch: see restart()
+        tick = look.resolve(control)
         if isinstance(tick, str):
             # Nobody can tell what was revoked meanwhile: everybody is asked.
             self._revoked(None)

@@ -355,8 +355,9 @@ class Session:
         return min(known, key=lambda position: position.tick).token
 
     def _position_after(self, item: Item, subscription: Subscription) -> Position | None:
-        if subscription.awaits_snapshot:
-            return None  # who comes back with a position gets no snapshot
+        # Who comes back with a position gets no snapshot, and no reset of before it.
+        if subscription.awaits_snapshot or subscription.owes_reset:
+            return None
         own = item.position if item.group == subscription.group else None
         return own or self.position_of(subscription)
 

@@ -69,6 +69,12 @@ class Subscription:
         """True while events of a tick are gone and the reset at its end is to come."""
         return self._cut
 
+    @property
+    def owes_reset(self) -> bool:
+        """True while a reset is held that the client's place is beyond already."""
+        first = next(iter(self._held), None)
+        return self._dropped is not None or not isinstance(first, Batch | None)
+
     def place(self, reached: Position | None) -> Position | None:
         """Where the client stands when its group has reached a position."""
         stands = self.stands

@@ -13,9 +13,11 @@ from django.test import override_settings
 
 from django_pgnotify import Event
 from django_pgnotify.consumers import access, hub
+from django_pgnotify.consumers.catching_up import CatchingUp
 from django_pgnotify.groups import HUB_GROUP
+from django_pgnotify.ledger.positions import Position
 from django_pgnotify.ledger.reader import read_range_with_xids
-from tests.hub_kit import Browser, OpenConsumer, publish, query, relay, tell
+from tests.hub_kit import PATIENCE_SECONDS, Browser, OpenConsumer, publish, query, relay, tell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
 
@@ -229,6 +231,68 @@ async def test_dropped_revoke_is_noticed(layer: LossyLayer) -> None:
         layer.drops = lambda group, message: message["type"] == "pgnotify.control"
         await relay()
         assert (await browser.receive())["reason"] == "revoked"
+
+
+@override_settings(PGNOTIFY={"RECONNECT_MIN_SECONDS": 0.01})
+async def test_heartbeat_that_overtakes_a_look_has_nobody_asked_again(
+    layer: LossyLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    looked, moved, gate = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    gate.set()
+    original_look, original_skip = access.look, CatchingUp.skip_control
+
+    async def late_look(*args: Any) -> Any:
+        answer = await original_look(*args)
+        looked.set()
+        await gate.wait()
+        return answer
+
+    def noted_skip(self: CatchingUp, position: Position) -> None:
+        original_skip(self, position)
+        moved.set()
+
+    class Asked(OpenConsumer):
+        async def authorize(self, group: str) -> bool:
+            asked.append(group)
+            return True
+
+    monkeypatch.setattr(access, "look", late_look)
+    monkeypatch.setattr(CatchingUp, "skip_control", noted_skip)
+    async with Browser(Asked) as browser, asyncio.timeout(PATIENCE_SECONDS):
+        await browser.subscribe("orders")
+        asked.clear()
+        looked.clear()
+        gate.clear()
+        await layer.group_send("orders", {"type": "test.break"})
+        await layer.broke.wait()
+        layer.is_down = False
+        await looked.wait()
+        moved.clear()
+        await tell(1, "orders")
+        await moved.wait()
+        gate.set()
+        assert await browser.data() == [1]
+        assert await browser.waiting() == []
+        assert asked == []
+
+
+async def test_new_epoch_has_everybody_asked_again(layer: LossyLayer) -> None:
+    """Whether one was revoked in the history that is gone, or in the new one, nobody can tell."""
+
+    class Fickle(OpenConsumer):
+        allowed = True
+
+        async def authorize(self, group: str) -> bool:
+            return Fickle.allowed
+
+    async with Browser(Fickle) as browser:
+        await browser.subscribe("orders")
+        Fickle.allowed = False
+        await query("UPDATE django_pgnotify_state SET generation = gen_random_uuid()")
+        await tell("secret", "orders")
+        assert (await browser.receive())["reason"] == "revoked"
+        assert await browser.waiting() == []
 
 
 async def test_stale_frame_of_another_epoch_moves_nothing(layer: LossyLayer) -> None:

@@ -138,6 +138,39 @@ async def test_one_id_resumes_all_groups() -> None:
                 got |= {event["data"] for event in (await source.receive()).get("events", ())}
 
 
+async def test_no_id_passes_a_reset_that_waits_for_permission() -> None:
+    asked_again, gate = asyncio.Event(), asyncio.Event()
+    gate.set()
+
+    class Slow(OpenStream):
+        async def authorize(self, group: str) -> bool:
+            if group == "b" and not gate.is_set():
+                asked_again.set()
+                await gate.wait()
+            return True
+
+    async with EventSource("a", "b", consumer=Slow) as source:
+        for _ in range(2):
+            await source.receive()
+        before = source.last_id
+        assert before is not None
+        gate.clear()
+        await query("UPDATE django_pgnotify_state SET generation = gen_random_uuid()")
+        await relay()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await asked_again.wait()
+        assert (await source.receive())["group"] == "a"
+        await tell(1, "a")
+        assert await source.data() == [1]
+        assert source.last_id == before
+        gate.set()
+        reset = await source.receive()
+        assert (reset["group"], reset["reason"]) == ("b", "epoch")
+        await tell(2, "a")
+        assert await source.data() == [2]
+        assert source.last_id != before
+
+
 async def test_bad_last_event_id_is_answered_with_a_reset() -> None:
     async with EventSource("orders", last_id="nonsense") as source:
         assert (await source.receive())["recovered"] is False
