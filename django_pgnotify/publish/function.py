@@ -14,12 +14,13 @@ up anew. An expression without a table is none, and costs next to nothing.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..ledger.bell import ring_sql
+from ..ledger.bell import PULL, needed_sql
 from ..ledger.install import literal
 from .queries import EventQueries
 from .relation import Relation
+from .text import formatted
 
 OLD_ROWS, NEW_ROWS = "pgnotify_old", "pgnotify_new"
 CHUNK_ROWS = 1000  # events of a bulk statement in one ledger row
@@ -28,6 +29,7 @@ CHUNK_BYTES = 4 * 1024 * 1024  # of one ledger row, unless a single event is lar
 # is: 16 MiB go by between two looks, some microseconds each.
 WATCH_BYTES = 64 * 1024
 WATCH_EVERY = 256
+EVENTS = "'[' || array_to_string(_pgn_events, ',') || ']'"
 MISSING = "('42P01', '3F000')"  # undefined_table, invalid_schema_name
 
 
@@ -62,35 +64,49 @@ class TriggerFunction:
         body = f"""
 #variable_conflict use_column
 DECLARE
-    _pgn_schema text; -- of the declared table
-    _pgn_nested boolean := false;
-    _pgn_moved boolean := false;
-    _pgn_event text;
-    _pgn_events text[] := '{{}}';
-    _pgn_bytes bigint := 0;
+    _pgn_slow boolean;
+    _pgn_changes text;
+    _pgn_watches boolean;
+    _pgn_rings boolean;
 BEGIN
-    BEGIN
-        {self._registered()}
-        {self._note_nesting()}
-        IF {branches}
+    {self._look_quickly()}
+    IF _pgn_slow THEN
+        DECLARE
+            _pgn_schema text; -- of the declared table
+            _pgn_nested boolean := false;
+            _pgn_moved boolean := false;
+            _pgn_event text;
+            _pgn_events text[] := '{{}}';
+            _pgn_bytes bigint := 0;
+        BEGIN
+            BEGIN
+                {self._registered()}
+                {self._note_nesting()}
+                IF {branches}
+                END IF;
+            EXCEPTION WHEN OTHERS THEN
+                IF _pgn_schema IS NULL AND SQLSTATE IN {MISSING} THEN
+                    RETURN NULL; -- the ledger is not installed yet, or any more
+                END IF;
+                RAISE WARNING 'django_pgnotify: trigger % on % could not tell what happened: %',
+                    TG_NAME, TG_TABLE_NAME, SQLERRM;
+                IF _pgn_schema IS NULL THEN
+                    RETURN NULL; -- not even if it may
+                END IF;
+                _pgn_events := ARRAY[{self._whole(truncated=True)}];
+            END;
+            _pgn_changes := nullif({EVENTS}, '[]');
+        END;
+    END IF;
+    IF _pgn_changes IS NOT NULL THEN
+        {self._insert("_pgn_changes")}
+            RETURNING octet_length(_pgn_changes) > {WATCH_BYTES} OR id % {WATCH_EVERY} = 0,
+                {needed_sql(self.schema)}
+            INTO _pgn_watches, _pgn_rings;
+        IF _pgn_rings THEN
+            {PULL}
         END IF;
-    EXCEPTION WHEN OTHERS THEN
-        IF _pgn_schema IS NULL AND SQLSTATE IN {MISSING} THEN
-            RETURN NULL; -- the ledger is not installed yet, or any more
-        END IF;
-        RAISE WARNING 'django_pgnotify: trigger % on % could not tell what happened: %',
-            TG_NAME, TG_TABLE_NAME, SQLERRM;
-        IF _pgn_schema IS NULL THEN
-            RETURN NULL; -- not even if it may
-        END IF;
-        _pgn_events := ARRAY[{self._whole(truncated=True)}];
-    END;
-    IF cardinality(_pgn_events) > 0 THEN
-        {self._insert()}
-        {ring_sql(self.schema)}
-        IF _pgn_bytes > {WATCH_BYTES}
-            OR date_part('microseconds', clock_timestamp())::int % {WATCH_EVERY} = 0
-        THEN
+        IF _pgn_watches THEN
             PERFORM {self.ledger}.pgnotify_watch();
         END IF;
     END IF;
@@ -107,13 +123,50 @@ END """
     def _table(self, name: str) -> str:
         return literal(f"{self.ledger}.django_pgnotify_{name}")
 
-    def _registered(self) -> str:
-        """End for a full ledger, and for a table that nobody declared; else set ``_pgn_schema``.
-        Without ledger or registry the first query raises: a ``regclass`` in it is looked up
-        when it is planned, and again after a DROP."""
-        full = f"{self.ledger}.django_pgnotify_full"
+    def _look_quickly(self) -> str:
+        """Deal with the usual statement, which changes one row of the declared table, by a single
+        query. Whatever is unusual about it, an error included, is left to the rest: there a
+        session also pays for each variable and expression that it comes by."""
+        look = "_pgn_slow := true;"
+        if self.relation.by_row or not self.is_registered:
+            return look
+        for operation in reversed(self.operations):
+            if operation != "truncate":
+                query = self._single(operation)
+                look = f"IF TG_OP = '{operation.upper()}' THEN\n{query};\n ELSE {look} END IF;"
+        return f"""BEGIN
+        {look}
+    EXCEPTION
+        WHEN no_data_found THEN
+            RETURN NULL;
+        WHEN OTHERS THEN
+            _pgn_slow := true;
+    END;"""
+
+    def _single(self, operation: str) -> str:
+        """Looking for a second row of a pair costs an update less than finding one."""
+        queries = replace(self.queries, schema=literal(self.relation.schema), text=formatted)
+        query = queries.single(operation, OLD_ROWS, NEW_ROWS, unless=self._unusual())
+        into = "INTO" if operation == "update" else "INTO STRICT"
+        return f"{query}\n{into} _pgn_slow, _pgn_changes"
+
+    def _unusual(self) -> str:
+        """True of a statement that needs more than one query, whatever it changed."""
+        table = literal(self.relation.qualified)
+        return (
+            f"TG_RELID <> {table}::regclass OR pg_trigger_depth() > 1"
+            f" OR current_setting('django_pgnotify.nested', true) <> '' OR {self._full()}"
+        )
+
+    def _full(self) -> str:
+        """True if the ledger is full. Raises without ledger or registry: a ``regclass`` is looked
+        up when it is planned, and again after a DROP."""
         known = f"f.tableoid NOT IN ({self._table('ledger')}::regclass, {self._table('trigger')}::regclass)"
-        return f"""IF EXISTS (SELECT FROM {full} AS f WHERE {known}) THEN
+        return f"EXISTS (SELECT FROM {self.ledger}.django_pgnotify_full AS f WHERE {known})"
+
+    def _registered(self) -> str:
+        """End for a full ledger, and for a table that nobody declared; else set ``_pgn_schema``."""
+        return f"""IF {self._full()} THEN
             RETURN NULL;
         END IF;
         {self._declared()}
@@ -206,7 +259,7 @@ END """
                 IF cardinality(_pgn_events) >= {CHUNK_ROWS}
                     OR _pgn_bytes + octet_length(_pgn_event) > {CHUNK_BYTES} AND _pgn_bytes > 0
                 THEN
-                    {self._insert()}
+                    {self._insert(EVENTS)};
                     _pgn_events := '{{}}';
                     _pgn_bytes := 0;
                     PERFORM {self.ledger}.pgnotify_watch();
@@ -215,14 +268,13 @@ END """
                 _pgn_bytes := _pgn_bytes + octet_length(_pgn_event);
             END LOOP;"""
 
-    def _insert(self) -> str:
+    def _insert(self, changes: str) -> str:
         keys = ", ".join(literal(key) for key in self.context)
         return (
             f"INSERT INTO {self.ledger}.django_pgnotify_ledger (topic, model, changes, context, context_keys)\n"
             f"        VALUES ({literal(self.topic)}, {literal(self.model)}, "
-            "'[' || array_to_string(_pgn_events, ',') || ']', "
-            "nullif(current_setting('django_pgnotify.context', true), ''), "
-            + (f"ARRAY[{keys}]);" if keys else "NULL);")
+            f"{changes}, nullif(current_setting('django_pgnotify.context', true), ''), "
+            + (f"ARRAY[{keys}])" if keys else "NULL)")
         )
 
     def _whole(self, *, truncated: bool = False) -> str:

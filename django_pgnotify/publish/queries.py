@@ -8,6 +8,7 @@ hold a ``~``, since a user's column of an alias's name would hide the row behind
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from django.db import models
 from ..groups import MAX_NAME_LENGTH
 from ..ledger.install import literal
 from .declaration import Column, Group
+from .text import Raw, concatenated
 
 OLD, NEW = '"~o"', '"~n"'
 EVENT_BYTES = 16 * 1024 * 1024
@@ -50,6 +52,10 @@ class EventQueries:
     on: tuple[str, ...]
     quote: Any
     """``quote_name`` of the connection."""
+    schema: str = "_pgn_schema"
+    """SQL that gives the declared table's schema; by default a variable of the function."""
+    text: Callable[[Sequence[str]], str] = concatenated
+    """Puts the pieces of a text together."""
 
     @property
     def rows_move(self) -> bool:
@@ -72,14 +78,7 @@ class EventQueries:
     def update(self, old: str, new: str) -> str:
         """Events of updated rows that stay where they are; NULL for each row that does not: its
         key has changed, or it moved between groups or over the condition."""
-        differs = f'{NEW}."~in" AND {self._differs()}' if self.condition else self._differs()
-        return self._event(
-            literal('{"kind":"update","pk":') + f" || {self._pk(NEW)}",
-            self._data(NEW),
-            f"{self._changed_json()} || {self._tail(self.groups_json(NEW))}",
-            source=f"{self._pairs(old, new)}\nWHERE {self._moves()} OR {differs}",
-            only_if=f"NOT {self._moves()}",
-        )
+        return self._update(self._pairs(old, new), self._moves())
 
     def moves(self, old: str, new: str) -> str:
         """Events of the updated rows for which ``update`` gives NULL: deletes and inserts, and
@@ -87,14 +86,14 @@ class EventQueries:
         gone, came = f"{NEW}.{self._key()} IS NULL", f"{OLD}.{self._key()} IS NULL"
         deleted = "\"~v\".kind = 'delete'"
         changed = (
-            f"CASE WHEN \"~v\".kind = 'update' THEN {self._changed_json()} "
+            f"CASE WHEN \"~v\".kind = 'update' THEN {self.text(self._changed())} "
             f"WHEN {came} OR {gone} THEN '' ELSE ',\"moved\":true' END"
         )
         names = f'{self.ledger}.pgnotify_names("~v".names)'
         return self._event(
-            f'\'{{"kind":"\' || "~v".kind || \'","pk":\' || {self._either(deleted, self._pk)}',
-            self._either(deleted, self._data),
-            f"{changed} || {self._tail(names)}",
+            [Raw('{"kind":"'), '"~v".kind', Raw('","pk":'), self._either(deleted, self._pk)],
+            [self._either(deleted, self._data)],
+            [changed, *self._tail([names])],
             source=(
                 f"{self._pairs(old, new)}\n"
                 # OFFSET 0 keeps the planner from repeating the expressions wherever they are used.
@@ -106,23 +105,36 @@ class EventQueries:
             ),
         )
 
+    def single(self, operation: str, old: str, new: str, *, unless: str) -> str:
+        """Of a statement that changed one row: whether it must be gathered after all, since
+        `unless` is true or the row ``moves``; and what goes into the ledger. No row if there is
+        nothing to tell. For several rows it gives several, or one that must be gathered."""
+        if operation == "update":
+            # No pair for several rows: the planner might pair each with each.
+            pair = (
+                f"{self._from(old, OLD)} LEFT JOIN {self._from(new, NEW)}"
+                f" ON NOT EXISTS (SELECT FROM {new} OFFSET 1)"
+            )
+            moves = _any([f"{NEW}.{self._key()} IS NULL", f"NOT ({self._same_key()})"])
+            return self._update(pair, _any([moves, *self._relocations()]), slow=unless)
+        source, row = (old, OLD) if operation == "delete" else (new, NEW)
+        return self._plain(operation, source, row, slow=unless)
+
     def now(self, new: str, table: str) -> str:
         """What the rows of a statement have become since it wrote them, to stand in FROM."""
         keys = ", ".join(str(self.quote(column.field.column)) for column in self.pk)
         return f'(SELECT "~u".* FROM {table} AS "~u" WHERE ({keys}) IN (SELECT {keys} FROM {new} AS "~k"))'
 
-    def groups_json(self, row: str = NEW) -> str:
-        """JSON text of the names of a row's groups."""
+    def _groups(self, row: str) -> list[str]:
+        """JSON of the names of a row's groups."""
         static = [group.template.text for group in self.groups if group.template.is_static]
         computed = [self._group(g, row) for g in self.groups if not g.template.is_static]
-        if not computed:
-            return literal(json.dumps(static, separators=(",", ":")))
         if not static and len(computed) > 1:
-            return f"{self.ledger}.pgnotify_names({self._group_array(row)})"
+            return [f"{self.ledger}.pgnotify_names({self._group_array(row)})"]
         first = json.dumps(static, separators=(",", ":"))[:-1]
         quote = ',"' if static else '"'
         names = [f"coalesce('{quote}' || {name} || '\"', '')" for name in computed]
-        return " || ".join([literal(first), *names, "']'"])
+        return [Raw(first), *names, Raw("]")]
 
     def static_groups_json(self) -> str:
         """JSON text of the groups that do not depend on a row."""
@@ -130,30 +142,67 @@ class EventQueries:
 
     # Shapes of events
 
-    def _event(self, head: str, data: str, tail: str, *, source: str, only_if: str = "") -> str:
-        """SELECT the event's text: ``head || data || tail``. Where ``data`` may be too large for
-        an event, it is built once, behind a fence, and looked at."""
-        fits = data
+    def _event(
+        self,
+        head: list[str],
+        data: list[str],
+        tail: list[str],
+        *,
+        source: str,
+        moves: str = "false",
+        slow: str = "",
+    ) -> str:
+        """SELECT the event's text, in the pieces `head`, `data` and `tail`; NULL where it `moves`.
+        Where the data may be too large for an event, it is built once, behind a fence, and looked
+        at. With `slow` that comes first, true too where it moves, and then an array of the event.
+        """
         if self._large:
+            columns = {
+                "head": self.text(head),
+                "data": self.text(data),
+                "tail": self.text(tail),
+            }
+            columns |= {"moves": moves, "slow": slow or "false"}
             source = (
-                f"(SELECT {head}, {data}, {tail}{', ' + only_if if only_if else ''}\n"
-                f'FROM {source} OFFSET 0) AS "~e" (head, data, tail{", stays" if only_if else ""})'
+                f"(SELECT {', '.join(columns.values())}\nFROM {source} OFFSET 0)"
+                f' AS "~e" ({", ".join(columns)})'
             )
-            head, tail, only_if = '"~e".head', '"~e".tail', only_if and '"~e".stays'
-            fits = (
+            head, tail = ['"~e".head'], ['"~e".tail']
+            moves, slow = '"~e".moves', slow and '"~e".slow'
+            data = [
                 f'CASE WHEN octet_length("~e".data) <= {EVENT_BYTES} THEN "~e".data '
                 "ELSE ',\"truncated\":true' END"
-            )
-        event = f"{head} || {fits} || {tail}"
-        return f"SELECT {f'CASE WHEN {only_if} THEN {event} END' if only_if else event}\nFROM {source}"
+            ]
+        event = [*head, *data, *tail]
+        if slow:
+            changes = self.text([Raw("["), *event, Raw("]")])
+            return f"SELECT {slow} OR {moves}, {changes}\nFROM {source}"
+        text = self.text(event)
+        if moves != "false":
+            text = f"CASE WHEN NOT {moves} THEN {text} END"
+        return f"SELECT {text}\nFROM {source}"
 
-    def _plain(self, kind: str, source: str, row: str) -> str:
+    def _plain(self, kind: str, source: str, row: str, slow: str = "") -> str:
         where = f'\nWHERE {row}."~in"' if self.condition else ""
         return self._event(
-            literal(f'{{"kind":"{kind}","pk":') + f" || {self._pk(row)}",
+            [Raw(f'{{"kind":"{kind}","pk":'), *self._pk(row)],
             self._data(row),
-            self._tail(self.groups_json(row)),
+            self._tail(self._groups(row)),
             source=f"{self._from(source, row)}{where}",
+            slow=slow,
+        )
+
+    def _update(self, pairs: str, moves: str, slow: str = "") -> str:
+        differs = f'{NEW}."~in" AND {self._differs()}' if self.condition else self._differs()
+        if "update" not in self.on:
+            differs = "false"
+        return self._event(
+            [Raw('{"kind":"update","pk":'), *self._pk(NEW)],
+            self._data(NEW),
+            [*self._changed(), *self._tail(self._groups(NEW))],
+            source=f"{pairs}\nWHERE {moves} OR {differs}",
+            moves=moves,
+            slow=slow,
         )
 
     def _pairs(self, old: str, new: str) -> str:
@@ -161,17 +210,19 @@ class EventQueries:
         # have been made for a statement of one row.
         return f"{self._from(old, OLD)}\nFULL JOIN {self._from(new, NEW)} ON {self._same_key()}"
 
-    def _tail(self, groups: str) -> str:
-        return f"',\"groups\":' || {groups} || '}}'"
+    def _tail(self, groups: list[str]) -> list[str]:
+        return [Raw(',"groups":'), *groups, Raw("}")]
 
     def _moves(self) -> str:
         """True of a pair that is no plain update. Never NULL."""
-        reasons = [f"{NEW}.{self._key()} IS NULL", f"{OLD}.{self._key()} IS NULL"]
-        if self.condition:
-            reasons.append(f'{OLD}."~in" <> {NEW}."~in"')
+        lonely = [f"{row}.{self._key()} IS NULL" for row in (NEW, OLD)]
+        return _any([*lonely, *self._relocations()])
+
+    def _relocations(self) -> list[str]:
+        """What makes a row leave or enter a group."""
+        moves = [f'{OLD}."~in" <> {NEW}."~in"'] if self.condition else []
         columns = {c.field.column: c for g in self.groups for c in g.columns if c is not None}
-        reasons += [f"NOT {self._same(column)}" for column in columns.values()]
-        return "(" + " OR ".join(reasons) + ")"
+        return moves + [f"NOT {self._same(column)}" for column in columns.values()]
 
     def _kinds(self) -> str:
         both = f'{self.ledger}.pgnotify_both("~g".old, "~g".new)'
@@ -233,7 +284,7 @@ class EventQueries:
             f"{self.ledger}.pgnotify_same({self._ref(OLD, column)}, {self._ref(NEW, column)})"
         )
 
-    def _changed_json(self) -> str:
+    def _changed(self) -> list[str]:
         # A pair has the same key, so that only other columns can differ.
         keys = {column.field.column for column in self.pk}
         names = " || ".join(
@@ -241,33 +292,38 @@ class EventQueries:
             for column in self.data
             if column.field.column not in keys
         )
-        return (
-            f"',\"changed\":[' || ltrim({names}, ',') || ']'" if names else "',\"changed\":[]'"
-        )
+        listed = [f"ltrim({names}, ',')"] if names else []
+        return [Raw(',"changed":['), *listed, Raw("]")]
 
-    def _either(self, condition: str, expression: Any) -> str:
-        return f"CASE WHEN {condition} THEN {expression(OLD)} ELSE {expression(NEW)} END"
+    def _either(self, condition: str, pieces: Callable[[str], list[str]]) -> str:
+        old, new = self.text(pieces(OLD)), self.text(pieces(NEW))
+        return f"CASE WHEN {condition} THEN {old} ELSE {new} END"
 
-    def _pk(self, row: str) -> str:
+    def _pk(self, row: str) -> list[str]:
         values = [self._json(row, column) for column in self.pk]
-        return (
-            values[0] if len(values) == 1 else f"'[' || {' || chr(44) || '.join(values)} || ']'"
-        )
+        if len(values) == 1:
+            return values
+        first, *rest = values
+        return [
+            Raw("["),
+            first,
+            *(piece for value in rest for piece in (Raw(","), value)),
+            Raw("]"),
+        ]
 
-    def _data(self, row: str) -> str:
-        pairs = []
+    def _data(self, row: str) -> list[str]:
+        """NULL where a value alone is too large."""
+        pieces: list[str] = []
         for index, column in enumerate(self.data):
             start = ',"data":{' if index == 0 else ","
-            pairs.append(
-                f"{literal(start + json.dumps(column.name) + ':')} || {self._json(row, column)}"
-            )
-        built = " || ".join([*pairs, "'}'"])
+            pieces += [Raw(start + json.dumps(column.name) + ":"), self._json(row, column)]
+        pieces.append(Raw("}"))
         if not self._large:
-            return built
+            return pieces
         size = " + ".join(
             f"{self.ledger}.pgnotify_size({self._ref(row, column)})" for column in self._large
         )
-        return f"CASE WHEN {size} <= {EVENT_BYTES} THEN {built} END"
+        return [f"CASE WHEN {size} <= {EVENT_BYTES} THEN {self.text(pieces)} END"]
 
     def _json(self, row: str, column: Column) -> str:
         return f"{self.ledger}.pgnotify_json({self._ref(row, column)})"
@@ -295,7 +351,7 @@ class EventQueries:
 
     def _value_text(self, column: Column | None, row: str) -> str:
         if column is None:
-            return "_pgn_schema"  # a variable of the trigger function
+            return self.schema
         reference = self._ref(row, column)
         if isinstance(column.target, models.DateField):
             # ::text would follow DateStyle, and to_char() calls 44 BC and 44 AD the same.
@@ -323,6 +379,10 @@ def may_be_large(column: Column) -> bool:
         return False
     length = getattr(target, "max_length", None)
     return length is None or length > SMALL_CHARACTERS
+
+
+def _any(conditions: list[str]) -> str:
+    return "(" + " OR ".join(conditions) + ")"
 
 
 def _array(names: list[str]) -> str:
