@@ -8,6 +8,10 @@ import pytest
 from asgiref.sync import SyncToAsync
 from django.db import connections
 
+from tests.servers import emptying
+
+emptying.install()
+
 pytest_plugins = [
     "tests.servers.left_out",
     "tests.servers.fixtures",

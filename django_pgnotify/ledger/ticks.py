@@ -175,13 +175,17 @@ async def _store(
 
 
 async def store_by(
-    connection: Connection, query: sql.Composed | bytes, parameters: dict[str, Any]
+    connection: Connection,
+    query: sql.Composed | bytes,
+    parameters: dict[str, Any],
+    *,
+    prepare: bool = False,
 ) -> list[tuple[Any, ...]]:
     """Run a query of this form: each row begins with the latest tick's number, and with number,
     snapshot and bits of the one that it stored, or nulls. Raises NotTheLatestTick."""
     try:
-        # Never prepared: a generic plan would guess how many xids follow the snapshot's.
-        cursor = await connection.execute(query, parameters, prepare=False)
+        # By default not prepared: a plan for all snapshots guesses how many xids follow one.
+        cursor = await connection.execute(query, parameters, prepare=prepare)
         rows: list[tuple[Any, ...]] = await cursor.fetchall()
     except errors.UniqueViolation as error:
         raise NotTheLatestTick() from error

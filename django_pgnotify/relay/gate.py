@@ -156,7 +156,8 @@ class Gate:
             await self._shut(now)
         elif self.state is State.DOZING:
             await self._wait_dozing(bell, rows, now)
-        elif not rows:
+        else:
+            # Whatever the look has found: who committed behind it rings.
             await _rung(bell, settings.POLL_SECONDS)
 
     def _is_crowded(self, now: float) -> bool:

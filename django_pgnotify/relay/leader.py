@@ -9,6 +9,7 @@ from typing import Self
 
 from ..conf import settings
 from ..connecting import connect_listener
+from ..ledger.taking import plan_once
 from .connections import Connection, check
 
 APPLICATION_NAME = "django_pgnotify leader"
@@ -57,6 +58,7 @@ class Leader:
             await pin_timeouts(connection)
             # A tick that is sent before it is durable could be lost and its number used again.
             await connection.execute("SET synchronous_commit = on")
+            await plan_once(connection)
             return cls(connection, await check(connection))
         except BaseException:
             await connection.close()

@@ -329,6 +329,18 @@ def test_a_transaction_of_a_stranger_that_stays_open_does_not_keep_it_looking(
     with_sleeper(give_up_dozing)
 
 
+def test_a_sleeper_that_has_found_something_looks_again_only_for_a_bell() -> None:
+    async def wait_for_the_bell(sleeper: Sleeper) -> None:
+        await fall_asleep(sleeper)
+        waiting = asyncio.create_task(sleeper.wait(rows=1))
+        await asyncio.wait({waiting}, timeout=module.DOZE_PAUSE_SECONDS * 10)
+        assert not waiting.done()
+        sleeper.bell.set()
+        await waiting
+
+    with_sleeper(wait_for_the_bell)
+
+
 def test_bells_that_ring_during_each_look_wake_it_up_and_quiet_lets_it_sleep() -> None:
     async def toss(sleeper: Sleeper) -> None:
         await fall_asleep(sleeper)
