@@ -32,9 +32,10 @@ def program() -> Path:
 
 
 def commits_per_second(
-    url: str, scripts: Sequence[str], *, clients: int, seconds: int
+    url: str, scripts: Sequence[str], *, clients: int, seconds: int, options: str = ""
 ) -> float:
-    """Run transactions, each one of the scripts by chance, and give how many committed a second."""
+    """Run transactions, each one of the scripts by chance, and give how many committed a second.
+    `options` are those of the sessions, as in PGOPTIONS."""
     parts = urlsplit(url)
     with tempfile.TemporaryDirectory() as folder:
         files = []
@@ -49,11 +50,13 @@ def commits_per_second(
             *("--host", str(parts.hostname), "--port", str(parts.port)),
             *("--username", str(parts.username), parts.path.lstrip("/")),
         ]
-        env = {**os.environ, "PGPASSWORD": parts.password or ""}
+        env = {**os.environ, "PGPASSWORD": parts.password or "", "PGOPTIONS": options}
         done = subprocess.run(command, env=env, capture_output=True, text=True)
     found = TPS.search(done.stdout)
     if "actually processed: 0\n" in done.stdout:  # it has only connected
-        return commits_per_second(url, scripts, clients=clients, seconds=seconds * 2)
+        return commits_per_second(
+            url, scripts, clients=clients, seconds=seconds * 2, options=options
+        )
     if done.returncode != 0 or found is None:
         raise RuntimeError(f"pgbench failed: {done.stdout}{done.stderr}")
     return float(found[1])

@@ -17,6 +17,11 @@ PGPUBSUB = "django-pgpubsub"
 PGPUBSUB_STORED = "django-pgpubsub, stored"
 
 
+EMPTY_TRIGGER = "a trigger that does nothing"
+BARE_INSERT = "a row trigger that only inserts into the ledger"
+TRIGGER_ALONE = "ours, pglisten on another machine"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """A table with the same columns as the others'."""
@@ -26,11 +31,12 @@ class Variant:
     table: str
     listening: Callable[[], AbstractContextManager[object]]
     """Whoever hears of the writes, alive and listening inside of the ``with``."""
+    options: str = ""
+    """Of the writers' sessions, as in PGOPTIONS."""
 
 
-def variants(place: Place, database: str) -> list[Variant]:
-    """Set them all up."""
-    project = place.project(database)
+def variants(place: Place, project: Project, database: str) -> list[Variant]:
+    """Set them all up; `database` begins the names of those of the peers."""
     return [
         Variant(name=NONE, url=project.url, table="plain", listening=nullcontext),
         Variant(name=OURS, url=project.url, table="thing", listening=lambda: ours(project)),
@@ -42,6 +48,46 @@ def variants(place: Place, database: str) -> list[Variant]:
         ),
         *_pgpubsub(place, f"{database}_pgpubsub"),
     ]
+
+
+def bounds(project: Project) -> list[Variant]:
+    """What no trigger can go below, each on a table of its own, and ours without a relay that
+    takes time from the writers (whose bell is off, as it is while a relay looks by itself)."""
+    with project.connect() as connection:
+        for table, level, tables, body in (
+            ("empty", "STATEMENT", "REFERENCING NEW TABLE AS pgnotify_new", ""),
+            ("bare", "ROW", "", BARE),
+        ):
+            connection.execute(f"CREATE TABLE {table} (LIKE plain INCLUDING ALL)")
+            connection.execute(
+                f"CREATE FUNCTION {table}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+                " SET search_path = pg_catalog, pg_temp"
+                f" AS $$ BEGIN {body} RETURN NULL; END $$"
+            )
+            for event in ("INSERT", "UPDATE"):
+                connection.execute(
+                    f"CREATE TRIGGER {table}_{event} AFTER {event} ON {table} {tables}"
+                    f" FOR EACH {level} EXECUTE FUNCTION {table}()"
+                )
+    return [
+        Variant(name=EMPTY_TRIGGER, url=project.url, table="empty", listening=nullcontext),
+        Variant(name=BARE_INSERT, url=project.url, table="bare", listening=nullcontext),
+        Variant(
+            name=TRIGGER_ALONE,
+            url=project.url,
+            table="thing",
+            listening=nullcontext,
+            options="-c django_pgnotify.bell=off",
+        ),
+    ]
+
+
+BARE = """
+    INSERT INTO public.django_pgnotify_ledger (topic, model, changes)
+    VALUES ('thing_changes', 'things.thing', '[{"kind":"' || lower(TG_OP) || '","pk":' || NEW.id
+        || ',"data":{"id":' || NEW.id || ',"name":' || to_json(NEW.name)::text || ',"value":'
+        || NEW.value || '},"groups":["things"]}]');
+"""
 
 
 @contextmanager

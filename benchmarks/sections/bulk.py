@@ -34,7 +34,8 @@ def run(place: Place) -> Findings:
     """Times from a psycopg client, commits included."""
     found = Findings()
     # The stored kind takes seconds for each statement, and `writers` has it.
-    ways = [way for way in variants(place, "bulk") if way.name != PGPUBSUB_STORED]
+    every = variants(place, place.project("bulk"), "bulk")
+    ways = [way for way in every if way.name != PGPUBSUB_STORED]
     # One look at a way gives several figures, so that its listener starts once for all of them.
     taken: dict[str, dict[str, list[float]]] = {}
     calls = {way.name: partial(_measure, way, taken) for way in ways}

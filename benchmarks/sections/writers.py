@@ -9,7 +9,19 @@ import psycopg
 from ..harness import Findings, Plot, Row, Target, in_turns, medians
 from ..pgbench import commits_per_second
 from ..place import Place
-from ..variants import BY_HAND, NONE, OURS, PGPUBSUB, PGPUBSUB_STORED, Variant, variants
+from ..variants import (
+    BARE_INSERT,
+    BY_HAND,
+    EMPTY_TRIGGER,
+    NONE,
+    OURS,
+    PGPUBSUB,
+    PGPUBSUB_STORED,
+    TRIGGER_ALONE,
+    Variant,
+    bounds,
+    variants,
+)
 
 CLIENTS = {1: 3, 8: 3, 32: 3, 64: 1}
 """Clients of pgbench, and runs of each; the last is for the picture alone."""
@@ -25,25 +37,32 @@ OF_NOTIFY = Target(sign=">=", value=3.0)
 def run(place: Place) -> Findings:
     """Half of the transactions insert a row, half update one, each by itself."""
     found = Findings()
-    ways = variants(place, "writers")
-    for way in ways:
-        _fill(way)
+    project = place.project("writers")
+    ways = variants(place, project, "writers")
+    limits = bounds(project)
+    for way in [*ways, *limits]:
+        if way.name != TRIGGER_ALONE:  # the table is ours, and full already
+            _fill(way)
     seconds = place.size(SECONDS, full=SECONDS_FULL)
     by_clients: dict[int, dict[str, float]] = {}
     for clients, usual in CLIENTS.items():
         runs = place.runs(usual)
-        calls = {way.name: partial(_commits, way, clients, seconds) for way in ways}
+        here = [*ways, *limits] if clients == JUDGED else ways
+        calls = {way.name: partial(_commits, way, clients, seconds) for way in here}
         figures = in_turns(calls, runs)
         found.figures[f"{clients} writers"] = figures
         by_clients[clients] = medians(figures)
         if clients < max(CLIENTS):
             found.rows += _rows(by_clients[clients], clients, runs)
+    found.rows += _limit_rows(by_clients[JUDGED], place.runs(CLIENTS[JUDGED]))
     found.plots.append(_plot(by_clients))
     found.notes.append(
         "Half of the transactions insert one row, half update one; pgbench is the client, and"
         " whoever listens (pglisten, a psycopg loop, `manage.py listen`) runs meanwhile on the"
         " same cores. What pglisten has not relayed by the end of a run it catches up with before"
-        " its next one is timed."
+        f" its next one is timed. Of {JUDGED} writers there is more: a trigger that does nothing"
+        " and one that only inserts say what the rest of the way costs, and ours with a bell that"
+        " is off and no pglisten says what the writers pay themselves."
     )
     return found
 
@@ -64,6 +83,31 @@ def _rows(median: dict[str, float], clients: int, runs: int) -> list[Row]:
     ]
 
 
+def _limit_rows(median: dict[str, float], runs: int) -> list[Row]:
+    """How near ours is to what no trigger goes below."""
+    rows: list[tuple[str, float, float, str, Target | None]] = [
+        (f"{JUDGED} writers, {name}", median[name], median[NONE], NONE, None)
+        for name in (EMPTY_TRIGGER, BARE_INSERT)
+    ]
+    alone = f"{JUDGED} writers, {TRIGGER_ALONE}"
+    rows += [
+        (alone, median[TRIGGER_ALONE], median[NONE], NONE, OF_FLOOR),
+        (alone, median[TRIGGER_ALONE], median[BY_HAND], BY_HAND, OF_NOTIFY),
+    ]
+    return [
+        Row(
+            what=what,
+            unit="1/s",
+            ours=figure,
+            base=base,
+            base_name=base_name,
+            target=target,
+            runs=runs,
+        )
+        for what, figure, base, base_name, target in rows
+    ]
+
+
 def _commits(way: Variant, clients: int, seconds: int) -> float:
     scripts = [
         f"\\set value random(1, 1000000)\nINSERT INTO {way.table} (name, room, value)"
@@ -71,7 +115,9 @@ def _commits(way: Variant, clients: int, seconds: int) -> float:
         f"\\set id random(1, {ROWS})\nUPDATE {way.table} SET value = value + 1 WHERE id = :id;",
     ]
     with way.listening():
-        return commits_per_second(way.url, scripts, clients=clients, seconds=seconds)
+        return commits_per_second(
+            way.url, scripts, clients=clients, seconds=seconds, options=way.options
+        )
 
 
 def _fill(way: Variant) -> None:
@@ -86,7 +132,7 @@ def _fill(way: Variant) -> None:
 
 
 def _plot(by_clients: dict[int, dict[str, float]]) -> Plot:
-    names = list(by_clients[JUDGED])
+    names = list(by_clients[1])
     return Plot(
         name="writers",
         title="Commits of single-row transactions",
