@@ -100,8 +100,9 @@ BEGIN
     END IF;
     IF _pgn_changes IS NOT NULL THEN
         {self._insert("_pgn_changes")}
-            RETURNING octet_length(_pgn_changes) > {WATCH_BYTES} OR id % {WATCH_EVERY} = 0,
-                {needed_sql(self.schema)}
+            RETURNING octet_length(_pgn_changes) > {WATCH_BYTES}
+                OR date_part('microseconds', clock_timestamp())::int % {WATCH_EVERY} = 0,
+                {needed_sql(self.schema)} -- no column, which would take a right to SELECT
             INTO _pgn_watches, _pgn_rings;
         IF _pgn_rings THEN
             {PULL}
@@ -127,36 +128,35 @@ END """
         """Deal with the usual statement, which changes one row of the declared table, by a single
         query. Whatever is unusual about it, an error included, is left to the rest: there a
         session also pays for each variable and expression that it comes by."""
-        look = "_pgn_slow := true;"
         if self.relation.by_row or not self.is_registered:
-            return look
-        for operation in reversed(self.operations):
-            if operation != "truncate":
-                query = self._single(operation)
-                look = f"IF TG_OP = '{operation.upper()}' THEN\n{query};\n ELSE {look} END IF;"
+            return "_pgn_slow := true;"
+        looks = "".join(
+            f"""
+        ELSIF TG_OP = '{operation.upper()}' THEN
+            {self._single(operation)};"""
+            for operation in self.operations
+            if operation != "truncate"
+        )
+        table = literal(self.relation.qualified)
         return f"""BEGIN
-        {look}
-    EXCEPTION
-        WHEN no_data_found THEN
-            RETURN NULL;
-        WHEN OTHERS THEN
+        IF pg_trigger_depth() > 1 OR current_setting('django_pgnotify.nested', true) <> ''
+            OR TG_RELID <> {table}::regclass
+        THEN
+            _pgn_slow := true;{looks}
+        ELSE
             _pgn_slow := true;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        _pgn_slow := true;
     END;"""
 
     def _single(self, operation: str) -> str:
-        """Looking for a second row of a pair costs an update less than finding one."""
+        rows = OLD_ROWS if operation == "delete" else NEW_ROWS
+        # LIMIT, since plpgsql.extra_warnings would tell of a second row.
         queries = replace(self.queries, schema=literal(self.relation.schema), text=formatted)
-        query = queries.single(operation, OLD_ROWS, NEW_ROWS, unless=self._unusual())
-        into = "INTO" if operation == "update" else "INTO STRICT"
-        return f"{query}\n{into} _pgn_slow, _pgn_changes"
-
-    def _unusual(self) -> str:
-        """True of a statement that needs more than one query, whatever it changed."""
-        table = literal(self.relation.qualified)
-        return (
-            f"TG_RELID <> {table}::regclass OR pg_trigger_depth() > 1"
-            f" OR current_setting('django_pgnotify.nested', true) <> '' OR {self._full()}"
-        )
+        unless = f"EXISTS (SELECT FROM {rows} OFFSET 1) OR {self._full()}"
+        query = queries.single(operation, OLD_ROWS, NEW_ROWS, unless=unless)
+        return f"{query}\nLIMIT 1 INTO _pgn_slow, _pgn_changes"
 
     def _full(self) -> str:
         """True if the ledger is full. Raises without ledger or registry: a ``regclass`` is looked

@@ -108,15 +108,15 @@ class EventQueries:
     def single(self, operation: str, old: str, new: str, *, unless: str) -> str:
         """Of a statement that changed one row: whether it must be gathered after all, since
         `unless` is true or the row ``moves``; and what goes into the ledger. No row if there is
-        nothing to tell. For several rows it gives several, or one that must be gathered."""
+        nothing to tell. `unless` must be true for several rows, of which the first is given."""
         if operation == "update":
             # No pair for several rows: the planner might pair each with each.
             pair = (
                 f"{self._from(old, OLD)} LEFT JOIN {self._from(new, NEW)}"
                 f" ON NOT EXISTS (SELECT FROM {new} OFFSET 1)"
             )
-            moves = _any([f"{NEW}.{self._key()} IS NULL", f"NOT ({self._same_key()})"])
-            return self._update(pair, _any([moves, *self._relocations()]), slow=unless)
+            strange = f"({self._same_key()}) IS NOT TRUE"
+            return self._update(pair, _any([strange, *self._relocations()]), slow=unless)
         source, row = (old, OLD) if operation == "delete" else (new, NEW)
         return self._plain(operation, source, row, slow=unless)
 

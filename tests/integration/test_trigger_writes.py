@@ -586,6 +586,121 @@ def test_a_function_whose_owner_may_not_read_the_registry_warns_and_lets_the_wri
     assert "permission denied" in notices[0]
 
 
+# The quick look at a statement of one row, and what it must leave to the long way
+
+
+def test_a_function_whose_owner_may_only_insert_tells_all_the_same(
+    Thing: Any, ledger: Ledger
+) -> None:
+    run(
+        "CREATE ROLE made_owner; ALTER FUNCTION pgnotify_things() OWNER TO made_owner;"
+        "GRANT USAGE ON SCHEMA public TO made_owner;"
+        "GRANT INSERT ON django_pgnotify_ledger TO made_owner;"
+        "GRANT SELECT ON django_pgnotify_full TO made_owner"
+    )
+    Thing.objects.create(text="a")
+    assert kinds(ledger.take()) == [("insert", 1, "a")]
+
+
+def test_a_cast_that_says_that_there_is_no_data_does_not_silence_the_event(
+    Thing: Any, ledger: Ledger
+) -> None:
+    run(
+        "CREATE TYPE made_mood AS ENUM ('good');"
+        "CREATE FUNCTION made_json(made_mood) RETURNS json LANGUAGE plpgsql"
+        " AS $$ BEGIN RAISE no_data_found; END $$;"
+        "CREATE CAST (made_mood AS json) WITH FUNCTION made_json(made_mood);"
+        "ALTER TABLE made_thing ALTER text TYPE made_mood USING NULL"
+    )
+    for statement in (
+        "INSERT INTO made_thing (text, number) VALUES ('good', 0)",
+        "UPDATE made_thing SET number = 1",
+        "DELETE FROM made_thing",
+    ):
+        run(statement)
+    told = ledger.take()
+    assert [(c["kind"], c["truncated"]) for c in told] == [
+        ("insert", True),
+        ("update", True),
+        ("delete", True),
+    ]
+
+
+def test_a_session_that_is_warned_of_second_rows_is_not_warned_of_ours(
+    Thing: Any, ledger: Ledger
+) -> None:
+    notices: list[Any] = []
+    connection.connection.add_notice_handler(notices.append)
+    run("SET LOCAL plpgsql.extra_warnings = 'all'; SET LOCAL plpgsql.extra_errors = 'all'")
+    Thing.objects.bulk_create([Thing(text="a"), Thing(text="b")])
+    Thing.objects.update(text="c")
+    Thing.objects.all().delete()
+    assert [c["kind"] for c in ledger.take()] == ["insert"] * 2 + ["update"] * 2 + [
+        "delete"
+    ] * 2
+    assert notices == []
+
+
+def test_a_column_of_the_name_of_a_variable_hides_nothing(ledger: Ledger) -> None:
+    columns = {
+        name: models.IntegerField(null=True)
+        for name in ("tg_relid", "tg_op", "_pgn_slow", "_pgn_changes")
+    }
+    trigger = NotifyTrigger(name="things", fields=["id", "tg_op"])
+    Odd = make("Odd", constraints=[trigger], **columns)
+    Odd.objects.create(tg_relid=1, tg_op=2)
+    Odd.objects.update(tg_op=3)
+    run(
+        "CREATE TABLE made_own (LIKE made_odd);"
+        "CREATE TRIGGER t AFTER INSERT ON made_own REFERENCING NEW TABLE AS pgnotify_new"
+        " FOR EACH STATEMENT EXECUTE FUNCTION pgnotify_things();"
+        "INSERT INTO made_own (id, tg_op) VALUES (1, 4)"
+    )
+    assert [(c["kind"], c["data"]["tg_op"]) for c in ledger.take()] == [
+        ("insert", 2),
+        ("update", 3),
+    ]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_key_that_is_null_in_part_is_no_pair(ledger: Ledger, rows: int) -> None:
+    """A constraint that somebody dropped; NULL is not equal to itself."""
+    trigger = NotifyTrigger(name="things", fields=["number"])
+    make(
+        "Pair",
+        constraints=[trigger],
+        pk=models.CompositePrimaryKey("a", "b"),
+        a=models.IntegerField(),
+        b=models.IntegerField(),
+        number=models.IntegerField(default=0),
+    )
+    run(
+        "ALTER TABLE made_pair DROP CONSTRAINT made_pair_pkey;"
+        "ALTER TABLE made_pair ALTER b DROP NOT NULL"
+    )
+    for a in range(rows):
+        run(f"INSERT INTO made_pair (a, b, number) VALUES ({a}, NULL, 0)")
+    ledger.take()
+    run("UPDATE made_pair SET number = 1")
+    assert sorted(c["kind"] for c in ledger.take()) == ["delete"] * rows + ["insert"] * rows
+
+
+@pytest.mark.parametrize("value", ["text || 'c'", "text"])
+def test_a_bulk_update_with_a_plan_for_one_row_is_not_quadratic(
+    Thing: Any, ledger: Ledger, value: str
+) -> None:
+    """Each row with each would be 400 million pairs: minutes."""
+    rows = 20_000
+    run(f"INSERT INTO made_thing (text, number) SELECT 'a', 0 FROM generate_series(1, {rows})")
+    run("SET LOCAL plan_cache_mode = force_generic_plan")
+    for _ in range(6):
+        run("UPDATE made_thing SET text = text || 'b' WHERE id = 1")
+    ledger.take()
+    run("SET LOCAL statement_timeout = '20s'")
+    run(f"UPDATE made_thing SET text = {value}")
+    assert len(ledger.take()) == (0 if value == "text" else rows)
+
+
 # Partitioned tables
 
 
