@@ -50,9 +50,10 @@ QUICK: dict[str, Any] = {
     "MAX_FRAME_BYTES": 24 * 1024,
 }
 ROOMY: dict[str, Any] = {}
-"""Nothing may overflow or expire: then no reset is an excuse."""
+"""Nothing may overflow or expire, and nobody is asked whether he may stay, which cuts a replay
+short: then no reset is an excuse."""
 TIGHT: dict[str, Any] = {"RETENTION": 6.0, "SOCKET_QUEUE_SIZE": 30, "QUEUE_SIZE": 5}
-"""Resets must come, and be right."""
+"""Resets must come, and be right. Writers revoke, too."""
 
 
 @dataclass
@@ -169,6 +170,7 @@ class World:
             "DATABASE_URL": url,
             "DJANGO_SETTINGS_MODULE": "tests.oracle.settings",
             "ORACLE_PGNOTIFY": json.dumps({**QUICK, **self.pgnotify}),
+            "ORACLE_REVOKES": "1" if self.pgnotify is TIGHT else "",
             "ORACLE_LAYER": json.dumps(self._layer()),
         }
 

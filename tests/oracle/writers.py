@@ -221,7 +221,8 @@ class ByOrm:
 
         tag = self.source.tag()
         kinds = [self.save, self.bulk_create, self.bulk_update, self.update, self.delete]
-        kinds += [self.change_key, self.message, self.revoke, self.save, self.update]
+        revoke = self.revoke if os.environ.get("ORACLE_REVOKES") else self.save
+        kinds += [self.change_key, self.message, revoke, self.save, self.update]
         with event_context(tag=tag, secret=1):
             self.source.random.choice(kinds)(tag)
 
