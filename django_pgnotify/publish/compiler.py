@@ -12,6 +12,7 @@ from django.db.backends.ddl_references import Statement, Table
 
 from ..ledger.install import literal, schema_for_ledger, schema_of_ledger
 from . import declaration as declared
+from .columns import Columns
 from .function import NEW_ROWS, OLD_ROWS, TriggerFunction
 from .queries import EventQueries
 from .relation import Relation, relation_of
@@ -80,7 +81,7 @@ class Compiler:
         trigger, model = self.trigger, self.model
         changed, condition = trigger.changed, trigger.condition
         return EventQueries(
-            ledger=self.ledger,
+            columns=Columns(ledger=self.ledger, quote=self.quote),
             pk=declared.primary_key(model),
             data=declared.disclosed(trigger, model),
             changed=None if changed is None else [declared.resolve(model, n) for n in changed],
@@ -89,7 +90,6 @@ class Compiler:
             if condition is None
             else declared.condition_sql(condition, model, self.editor),
             on=trigger.on,
-            quote=self.quote,
         )
 
     def function_sql(self) -> str:

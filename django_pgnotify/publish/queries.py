@@ -10,39 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from django.db import models
-
-from ..groups import MAX_NAME_LENGTH
 from ..ledger.install import literal
+from .columns import NEW, OLD, Columns, may_be_large
 from .declaration import Column, Group
 from .text import Raw, concatenated
 
-OLD, NEW = '"~o"', '"~n"'
 EVENT_BYTES = 16 * 1024 * 1024
-INTEGER_CHARACTERS = 20  # of the longest bigint with its sign
-SMALL_CHARACTERS = (
-    10_000  # of a text column that needs no look at its size: far below EVENT_BYTES
-)
-FIXED_SIZE = (
-    models.IntegerField,
-    models.BooleanField,
-    models.UUIDField,
-    models.DateField,
-    models.TimeField,
-    models.DurationField,
-    models.FloatField,
-    models.DecimalField,  # 131,072 digits before the point and 16,383 after it
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EventQueries:
     """Builds the queries of one declaration."""
 
-    ledger: str
-    """The ledger's schema, quoted."""
+    columns: Columns
     pk: list[Column]
     data: list[Column]
     changed: list[Column] | None
@@ -50,10 +31,6 @@ class EventQueries:
     condition: str | None
     """SQL over bare column names, never NULL."""
     on: tuple[str, ...]
-    quote: Any
-    """``quote_name`` of the connection."""
-    schema: str = "_pgn_schema"
-    """SQL that gives the declared table's schema; by default a variable of the function."""
     text: Callable[[Sequence[str]], str] = concatenated
     """Puts the pieces of a text together."""
 
@@ -89,7 +66,7 @@ class EventQueries:
             f"CASE WHEN \"~v\".kind = 'update' THEN {self.text(self._changed())} "
             f"WHEN {came} OR {gone} THEN '' ELSE ',\"moved\":true' END"
         )
-        names = f'{self.ledger}.pgnotify_names("~v".names)'
+        names = f'{self.columns.ledger}.pgnotify_names("~v".names)'
         return self._event(
             [Raw('{"kind":"'), '"~v".kind', Raw('","pk":'), self._either(deleted, self._pk)],
             [self._either(deleted, self._data)],
@@ -122,15 +99,15 @@ class EventQueries:
 
     def now(self, new: str, table: str) -> str:
         """What the rows of a statement have become since it wrote them, to stand in FROM."""
-        keys = ", ".join(str(self.quote(column.field.column)) for column in self.pk)
+        keys = ", ".join(str(self.columns.quote(column.field.column)) for column in self.pk)
         return f'(SELECT "~u".* FROM {table} AS "~u" WHERE ({keys}) IN (SELECT {keys} FROM {new} AS "~k"))'
 
     def _groups(self, row: str) -> list[str]:
         """JSON of the names of a row's groups."""
         static = [group.template.text for group in self.groups if group.template.is_static]
-        computed = [self._group(g, row) for g in self.groups if not g.template.is_static]
+        computed = [self.columns.group(g, row) for g in self.groups if not g.template.is_static]
         if not static and len(computed) > 1:
-            return [f"{self.ledger}.pgnotify_names({self._group_array(row)})"]
+            return [f"{self.columns.ledger}.pgnotify_names({self._group_array(row)})"]
         first = json.dumps(static, separators=(",", ":"))[:-1]
         quote = ',"' if static else '"'
         names = [f"coalesce('{quote}' || {name} || '\"', '')" for name in computed]
@@ -138,7 +115,9 @@ class EventQueries:
 
     def static_groups_json(self) -> str:
         """JSON text of the groups that do not depend on a row."""
-        return _array([self._group(group, NEW) for group in self.groups if not group.of_row])
+        return _array(
+            [self.columns.group(group, NEW) for group in self.groups if not group.of_row]
+        )
 
     # Shapes of events
 
@@ -222,10 +201,10 @@ class EventQueries:
         """What makes a row leave or enter a group."""
         moves = [f'{OLD}."~in" <> {NEW}."~in"'] if self.condition else []
         columns = {c.field.column: c for g in self.groups for c in g.columns if c is not None}
-        return moves + [f"NOT {self._same(column)}" for column in columns.values()]
+        return moves + [f"NOT {self.columns.same(column)}" for column in columns.values()]
 
     def _kinds(self) -> str:
-        both = f'{self.ledger}.pgnotify_both("~g".old, "~g".new)'
+        both = f'{self.columns.ledger}.pgnotify_both("~g".old, "~g".new)'
         rows = []
         if {"update", "delete"} & set(self.on):
             rows.append(self._leaving("delete", "was_in", "is_in", "old", "new"))
@@ -242,7 +221,7 @@ class EventQueries:
         """An entry of VALUES for the groups that the row has on one side only."""
         names = (
             f'CASE WHEN "~g".{there}'
-            f' THEN {self.ledger}.pgnotify_only("~g".{mine}, "~g".{its}) ELSE "~g".{mine} END'
+            f' THEN {self.columns.ledger}.pgnotify_only("~g".{mine}, "~g".{its}) ELSE "~g".{mine} END'
         )
         return (
             f"('{kind}', \"~g\".{here} AND (NOT \"~g\".{there} OR {names} <> '{{}}'), {names})"
@@ -260,35 +239,23 @@ class EventQueries:
         return f"{row}.{self._key()} IS NOT NULL AND {inside}"
 
     def _key(self) -> str:
-        return str(self.quote(self.pk[0].field.column))
+        return str(self.columns.quote(self.pk[0].field.column))
 
     def _same_key(self) -> str:
-        # Text where "=" is not exact: citext keys 'A' and 'a' are two keys to a browser.
-        exact = (models.IntegerField, models.UUIDField, models.DateField)
-        conditions = []
-        for column in self.pk:
-            old, new = self._ref(OLD, column), self._ref(NEW, column)
-            if isinstance(column.target, exact):
-                conditions.append(f"{old} = {new}")
-            else:
-                conditions.append(f'{old}::text COLLATE "C" = {new}::text COLLATE "C"')
-        return " AND ".join(conditions)
+        return " AND ".join(map(self.columns.same_key, self.pk))
 
     def _differs(self) -> str:
         if self.changed is None:
             return f"{OLD} *<> {NEW}"
-        return "NOT (" + " AND ".join(self._same(column) for column in self.changed) + ")"
-
-    def _same(self, column: Column) -> str:
         return (
-            f"{self.ledger}.pgnotify_same({self._ref(OLD, column)}, {self._ref(NEW, column)})"
+            "NOT (" + " AND ".join(self.columns.same(column) for column in self.changed) + ")"
         )
 
     def _changed(self) -> list[str]:
         # A pair has the same key, so that only other columns can differ.
         keys = {column.field.column for column in self.pk}
         names = " || ".join(
-            f"CASE WHEN {self._same(column)} THEN '' ELSE {literal(',' + json.dumps(column.name))} END"
+            f"CASE WHEN {self.columns.same(column)} THEN '' ELSE {literal(',' + json.dumps(column.name))} END"
             for column in self.data
             if column.field.column not in keys
         )
@@ -300,7 +267,7 @@ class EventQueries:
         return f"CASE WHEN {condition} THEN {old} ELSE {new} END"
 
     def _pk(self, row: str) -> list[str]:
-        values = [self._json(row, column) for column in self.pk]
+        values = [self.columns.json(row, column) for column in self.pk]
         if len(values) == 1:
             return values
         first, *rest = values
@@ -316,69 +283,21 @@ class EventQueries:
         pieces: list[str] = []
         for index, column in enumerate(self.data):
             start = ',"data":{' if index == 0 else ","
-            pieces += [Raw(start + json.dumps(column.name) + ":"), self._json(row, column)]
+            pieces += [
+                Raw(start + json.dumps(column.name) + ":"),
+                self.columns.json(row, column),
+            ]
         pieces.append(Raw("}"))
         if not self._large:
             return pieces
-        size = " + ".join(
-            f"{self.ledger}.pgnotify_size({self._ref(row, column)})" for column in self._large
-        )
+        size = " + ".join(self.columns.size(row, column) for column in self._large)
         return [f"CASE WHEN {size} <= {EVENT_BYTES} THEN {self.text(pieces)} END"]
-
-    def _json(self, row: str, column: Column) -> str:
-        return f"{self.ledger}.pgnotify_json({self._ref(row, column)})"
-
-    def _ref(self, row: str, column: Column) -> str:
-        return f"{row}.{self.quote(column.field.column)}"
 
     # Groups
 
     def _group_array(self, row: str) -> str:
-        names = ", ".join(self._group(group, row) for group in self.groups)
+        names = ", ".join(self.columns.group(group, row) for group in self.groups)
         return f"array_remove(ARRAY[{names}]::text[], NULL)"  # the relay takes each name once
-
-    def _group(self, group: Group, row: str) -> str:
-        template = group.template
-        if template.is_static:
-            return literal(template.text)
-        literals = [text for text, _ in template.parts]
-        literals += [""] * (len(group.columns) + 1 - len(literals))
-        values = [self._value_text(column, row) for column in group.columns]
-        if len(values) == 1 and (value := self._short_value(group, values[0])):
-            return f"({literal(literals[0])} || {value} || {literal(literals[1])})"
-        arrays = ", ".join(literal(text) for text in literals), ", ".join(values)
-        return f"{self.ledger}.pgnotify_group(ARRAY[{arrays[0]}], ARRAY[{arrays[1]}])"
-
-    def _value_text(self, column: Column | None, row: str) -> str:
-        if column is None:
-            return self.schema
-        reference = self._ref(row, column)
-        if isinstance(column.target, models.DateField):
-            # ::text would follow DateStyle, and to_char() calls 44 BC and 44 AD the same.
-            return f"btrim(to_json({reference})::text, '\"')"
-        # A name is compared byte by byte, whatever the column's collation calls equal.
-        return f'({reference}::text COLLATE "C")'
-
-    def _short_value(self, group: Group, value: str) -> str | None:
-        column = group.columns[0]
-        room = MAX_NAME_LENGTH - sum(len(text) for text, _ in group.template.parts)
-        if column is None:
-            return None
-        if isinstance(column.target, models.IntegerField) and room >= INTEGER_CHARACTERS:
-            return value
-        length = getattr(column.target, "max_length", None)
-        if length is not None and length <= room:
-            return f"{self.ledger}.pgnotify_group_part({value}, true)"
-        return None
-
-
-def may_be_large(column: Column) -> bool:
-    """True if a value of the column could pass the size of an event."""
-    target = column.target
-    if isinstance(target, FIXED_SIZE):
-        return False
-    length = getattr(target, "max_length", None)
-    return length is None or length > SMALL_CHARACTERS
 
 
 def _any(conditions: list[str]) -> str:
