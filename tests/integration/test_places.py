@@ -53,6 +53,15 @@ def write(name: str) -> None:
 # A group that is behind -------------------------------------------------------------------
 
 
+async def heard(browser: Browser, last: int) -> list[int]:
+    """All data up to this. In one frame or several: it depends on whether the relay's first
+    heartbeat came before its first tick."""
+    data: list[int] = []
+    while last not in data:
+        data += await browser.data()
+    return data
+
+
 async def test_who_joins_a_group_that_is_behind_gets_nothing_from_before_its_position(
     layer: LossyLayer,
 ) -> None:
@@ -63,7 +72,7 @@ async def test_who_joins_a_group_that_is_behind_gets_nothing_from_before_its_pos
         await second.subscribe("orders")
         layer.drops = lambda group, message: False
         await tell(2, "orders")
-        assert await first.data() == [1, 2]
+        assert await heard(first, 2) == [1, 2]
         assert await second.data() == [2]
         await tell(3, "orders")
         assert await first.data() == await second.data() == [3]
@@ -80,7 +89,7 @@ async def test_who_resumes_in_a_group_that_is_behind_gets_no_event_twice(
         assert await second.data() == [1]
         layer.drops = lambda group, message: False
         await tell(2, "orders")
-        assert await first.data() == [1, 2]
+        assert await heard(first, 2) == [1, 2]
         assert await second.data() == [2]
 
 
