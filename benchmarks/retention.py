@@ -21,7 +21,6 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -56,7 +55,10 @@ WARM_UP_RETENTIONS = 3.0
 """Before it the ledger still fills: its growth is judged afterwards."""
 LOCK_WAIT_MILLISECONDS = 10
 """The server logs who waits for a lock longer than this."""
-LOCK_WAIT = re.compile(r"^(.*): LOG: .* still waiting for (\w+ on [a-z ]+?) \d", re.MULTILINE)
+LOCK_WAIT = re.compile(
+    r"^(.*): LOG: .* acquired (\w+ on [a-z ]+?) \d.* after ([\d.]+) ms$", re.MULTILINE
+)
+"""Who, for what, and how long in the end."""
 OPTIONS = {
     "fsync": "on",
     "full_page_writes": "on",
@@ -149,7 +151,8 @@ class Measured:
     told: list[float] = field(default_factory=list)
     plain: list[float] = field(default_factory=list)
     replays: list[int | None] = field(default_factory=list)
-    lock_waits: dict[str, int] = field(default_factory=dict)
+    lock_waits: dict[str, list[float]] = field(default_factory=dict)
+    """Milliseconds, by who waited for what."""
     seconds: float = 0.0
 
     def take(self, results: Any) -> None:
@@ -185,7 +188,10 @@ class Measured:
             "state table MiB, most": round(max(one.state_bytes for one in settled) / MIB, 2),
             "told transaction, ms": _percentiles(self.told),
             "plain transaction, ms": _percentiles(self.plain),
-            f"waits for a lock over {LOCK_WAIT_MILLISECONDS} ms": self.lock_waits,
+            f"waits for a lock over {LOCK_WAIT_MILLISECONDS} ms": {
+                what: {"times": len(waits), "longest ms": max(waits)}
+                for what, waits in sorted(self.lock_waits.items())
+            },
             "replays": len(self.replays),
             "replays expired": self.replays.count(None),
             "rows in the longest replay": max((rows or 0 for rows in self.replays), default=0),
@@ -275,7 +281,8 @@ def measure(server: ThrowAwayPostgres, seconds: float) -> Measured:
         time.sleep(0.1)  # a writer ends only when its last report has been taken
     measured.seconds = time.monotonic() - begin
     log = server.log.read_text(errors="replace")
-    measured.lock_waits = dict(Counter(map(": ".join, LOCK_WAIT.findall(log))))
+    for who, what, milliseconds in LOCK_WAIT.findall(log):
+        measured.lock_waits.setdefault(f"{who}: {what}", []).append(float(milliseconds))
     return measured
 
 

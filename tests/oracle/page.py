@@ -56,7 +56,8 @@ def retention(figures: dict[str, Any]) -> str:
         "a transaction with events, p50 / p99 / p99.9 / max": _milliseconds(told),
         "the same without a trigger": _milliseconds(plain),
         "waits of more than 10 ms for a lock": ", ".join(
-            f"{count:,} ({what})" for what, count in waits
+            f"{wait['times']:,} ({what}, {wait['longest ms']:.0f} ms at most)"
+            for what, wait in waits
         )
         or "none",
         "replays of the whole ledger": f"{figures['replays']}, the longest of"
