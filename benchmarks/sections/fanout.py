@@ -14,7 +14,7 @@ from ..place import REDIS, Place, Project
 SOCKETS = 1_000
 ONE_EVENTS = 20
 """Times that one event is sent."""
-STREAM = 50
+STREAM = 20
 """Events in a row, each of a transaction of its own."""
 STREAMS = 3
 INSERT = "INSERT INTO thing (name, room, value) VALUES ('a thing of which one speaks', 1, 1)"
