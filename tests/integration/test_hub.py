@@ -58,6 +58,15 @@ class LossyLayer(InMemoryChannelLayer):
             raise ConnectionError("Redis is down")
 
 
+class Fickle(OpenConsumer):
+    """Lets everybody in until a test says otherwise."""
+
+    allowed = True
+
+    async def authorize(self, group: str) -> bool:
+        return Fickle.allowed
+
+
 @pytest.fixture
 async def layer() -> AsyncIterator[LossyLayer]:
     layer = LossyLayer(capacity=1000)
@@ -215,18 +224,14 @@ async def test_dropped_truncate_is_noticed(layer: LossyLayer) -> None:
         assert kinds == ["truncate", "message"]
 
 
-async def test_dropped_revoke_is_noticed(layer: LossyLayer) -> None:
+async def test_dropped_revoke_is_noticed(
+    layer: LossyLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from django_pgnotify.consumers import revoke
-
-    class Fickle(OpenConsumer):
-        allowed = True
-
-        async def authorize(self, group: str) -> bool:
-            return Fickle.allowed
 
     async with Browser(Fickle) as browser:
         await browser.subscribe("orders")
-        Fickle.allowed = False
+        monkeypatch.setattr(Fickle, "allowed", False)
         await revoke("orders")
         layer.drops = lambda group, message: message["type"] == "pgnotify.control"
         await relay()
@@ -277,18 +282,14 @@ async def test_heartbeat_that_overtakes_a_look_has_nobody_asked_again(
         assert asked == []
 
 
-async def test_new_epoch_has_everybody_asked_again(layer: LossyLayer) -> None:
+async def test_new_epoch_has_everybody_asked_again(
+    layer: LossyLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether one was revoked in the history that is gone, or in the new one, nobody can tell."""
-
-    class Fickle(OpenConsumer):
-        allowed = True
-
-        async def authorize(self, group: str) -> bool:
-            return Fickle.allowed
 
     async with Browser(Fickle) as browser:
         await browser.subscribe("orders")
-        Fickle.allowed = False
+        monkeypatch.setattr(Fickle, "allowed", False)
         await query("UPDATE django_pgnotify_state SET generation = gen_random_uuid()")
         await tell("secret", "orders")
         assert (await browser.receive())["reason"] == "revoked"
