@@ -72,8 +72,9 @@ class Subscription:
     @property
     def owes_reset(self) -> bool:
         """True while a reset is held that the client's place is beyond already."""
-        first = next(iter(self._held), None)
-        return self._dropped is not None or not isinstance(first, Batch | None)
+        if self._dropped is not None:
+            return True
+        return bool(self._held) and not isinstance(self._held[0], Batch)
 
     def place(self, reached: Position | None) -> Position | None:
         """Where the client stands when its group has reached a position."""

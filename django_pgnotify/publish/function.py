@@ -152,11 +152,11 @@ END """
 
     def _single(self, operation: str) -> str:
         rows = OLD_ROWS if operation == "delete" else NEW_ROWS
-        # LIMIT, since plpgsql.extra_warnings would tell of a second row.
         columns = replace(self.queries.columns, schema=literal(self.relation.schema))
         queries = replace(self.queries, columns=columns, text=formatted)
         unless = f"EXISTS (SELECT FROM {rows} OFFSET 1) OR {self._full()}"
         query = queries.single(operation, OLD_ROWS, NEW_ROWS, unless=unless)
+        # LIMIT, since plpgsql.extra_warnings would tell of a second row.
         return f"{query}\nLIMIT 1 INTO _pgn_slow, _pgn_changes"
 
     def _full(self) -> str:

@@ -172,9 +172,9 @@ class EventQueries:
         )
 
     def _update(self, pairs: str, moves: str, slow: str = "") -> str:
-        differs = f'{NEW}."~in" AND {self._differs()}' if self.condition else self._differs()
-        if "update" not in self.on:
-            differs = "false"
+        differs = self._differs() if "update" in self.on else "false"
+        if self.condition:
+            differs = f'{NEW}."~in" AND {differs}'
         return self._event(
             [Raw('{"kind":"update","pk":'), *self._pk(NEW)],
             self._data(NEW),

@@ -36,9 +36,9 @@ def formatted(pieces: Sequence[str]) -> str:
 
 
 def _format(pieces: Sequence[str]) -> str:
-    values = list(dict.fromkeys(piece for piece in pieces if not isinstance(piece, Raw)))
     if len(pieces) == 1:
         return concatenated(pieces)
+    values = list(dict.fromkeys(piece for piece in pieces if not isinstance(piece, Raw)))
     shape = "".join(
         piece.replace("%", "%%") if isinstance(piece, Raw) else f"%{values.index(piece) + 1}$s"
         for piece in pieces
