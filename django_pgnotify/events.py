@@ -137,9 +137,15 @@ WIRE_KEYS = (
 )
 
 
+UTC_SUFFIX = "+00:00"
+
+
 def format_time(at: datetime) -> str:
     """ISO 8601 in UTC, ending in ``Z``."""
-    return at.astimezone(UTC).isoformat().removesuffix("+00:00") + "Z"
+    text = at.isoformat()
+    if not text.endswith(UTC_SUFFIX):
+        text = at.astimezone(UTC).isoformat()
+    return text.removesuffix(UTC_SUFFIX) + "Z"
 
 
 def parse_time(text: str) -> datetime:

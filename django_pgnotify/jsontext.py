@@ -44,9 +44,12 @@ def dumps(value: Json) -> str:
         return dumps_canonical(value)
     if b"null" in raw and _holds_nan(value):
         return dumps_canonical(value)
-    if raw.isascii():
-        return raw.decode("ascii")
-    return NON_ASCII.sub(_escaped, raw.decode("utf-8"))
+    return escape_non_ascii(raw.decode("utf-8"))
+
+
+def escape_non_ascii(text: str) -> str:
+    """The same JSON in ASCII."""
+    return text if text.isascii() else NON_ASCII.sub(_escaped, text)
 
 
 def dumps_canonical(value: Json) -> str:

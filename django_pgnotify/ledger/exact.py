@@ -22,9 +22,9 @@ in-memory channel layer takes two Python frames a level of about a thousand."""
 # Digits and points become 0, what may stand before a number becomes a colon. A bytes.translate
 # and some searches take a tenth of the time of a regular expression that says the same.
 SHAPES = bytes.maketrans(b"123456789.,[{ \t\r\nE-", b"0000000000:::::::e+")
-ODD_NUMBERS = (b"0" * 16, b"0e000", b"0e+000")
+ODD_NUMBERS = ("0" * 16, "0e000", "0e+000")
 """Digits that a double may not hold, and exponents of three digits."""
-SURROGATES = (b"\\ud", b"\\uD")
+SURROGATE_ESCAPES = ("\\ud", "\\uD")
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -42,22 +42,23 @@ TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
 
 def may_be_odd(text: str) -> bool:
     """True if JSON text may need care: for all that does, and for little that doesn't."""
-    raw = text.encode("utf-8", "surrogatepass")
-    if any(escape in raw for escape in SURROGATES):
-        return True
-    shape = raw.translate(SHAPES)
-    return any(_has_number(shape, odd) for odd in ODD_NUMBERS)
+    for escape in SURROGATE_ESCAPES:
+        if escape in text:
+            return True
+    # Text again, in which Python searches several times as fast as in bytes.
+    shape = text.encode("utf-8", "surrogatepass").translate(SHAPES).decode("latin-1")
+    return any(odd in shape and _has_number(shape, odd) for odd in ODD_NUMBERS)
 
 
-def _has_number(shape: bytes, odd: bytes) -> bool:
+def _has_number(shape: str, odd: str) -> bool:
     """True if a number, and not a string such as a UUID, begins with what ends in `odd`."""
     at = shape.find(odd)
     while at >= 0:
-        start = shape.rfind(b":", 0, at) + 1
-        if not shape[start:at].strip(b"+0"):
+        start = shape.rfind(":", 0, at) + 1
+        if not shape[start:at].strip("+0"):
             return True
         # On behind this value: anybody may store a text of a million digits.
-        at = shape.find(b":", at)
+        at = shape.find(":", at)
         at = shape.find(odd, at) if at >= 0 else at
     return False
 

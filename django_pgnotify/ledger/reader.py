@@ -53,6 +53,10 @@ class Snapshot:
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)
 
 
+Values = tuple[Any, ...]
+"""A row's xid as text, and its ``COLUMNS``."""
+
+
 async def read_range(
     connection: AsyncConnection[Any],
     schema: str,
@@ -63,11 +67,12 @@ async def read_range(
     topic: str | None = None,
     hold: bool = False,
 ) -> AsyncGenerator[LedgerRow, None]:
-    """The rows that `upto` sees and `after` did not, by id. See read_range_with_xids()."""
-    rows = read_range_with_xids(connection, schema, after, upto, groups, topic=topic, hold=hold)
-    async with aclosing(rows):
-        async for _, row in rows:
-            yield row
+    """The rows that `upto` sees and `after` did not, by id. See read_batches()."""
+    batches = read_batches(connection, schema, after, upto, groups, topic=topic, hold=hold)
+    async with aclosing(batches):
+        async for batch in batches:
+            for _, *values in batch:
+                yield LedgerRow.of(values)
 
 
 async def read_range_with_xids(
@@ -76,11 +81,26 @@ async def read_range_with_xids(
     after: Tick,
     upto: Tick,
     groups: Collection[str] | None,
+) -> AsyncGenerator[tuple[int, LedgerRow], None]:
+    """The same, each row with its transaction's xid."""
+    batches = read_batches(connection, schema, after, upto, groups)
+    async with aclosing(batches):
+        async for batch in batches:
+            for xid, *values in batch:
+                yield int(xid), LedgerRow.of(values)
+
+
+async def read_batches(
+    connection: AsyncConnection[Any],
+    schema: str,
+    after: Tick,
+    upto: Tick,
+    groups: Collection[str] | None,
     *,
     topic: str | None = None,
     hold: bool = False,
-) -> AsyncGenerator[tuple[int, LedgerRow], None]:
-    """The rows that `upto` sees and `after` did not, by id, each with its transaction's xid.
+) -> AsyncGenerator[list[Values], None]:
+    """The rows that `upto` sees and `after` did not, by id, as many at once as may be held.
 
     With `groups`, rows that can't concern one of them are left out as far as that is cheap;
     templated and control rows are always there. With `topic`, only its rows.
@@ -96,8 +116,7 @@ async def read_range_with_xids(
     # Most ranges are short, and a cursor costs four round trips more.
     rows = await _fetch(connection, _sized(SHORT, query), parameters)
     if not rows or len(rows) == rows[0][0] <= ROWS_PER_FETCH:
-        for _, xid, *values in rows:
-            yield int(xid), LedgerRow.of(tuple(values))
+        yield [tuple(values) for _, *values in rows]
     else:
         del rows
         async with nullcontext() if hold else connection.transaction():
@@ -106,8 +125,7 @@ async def read_range_with_xids(
             await connection.execute(declare + query, parameters, prepare=False)
             fetches = await _fetches(connection, query, parameters, _filters(groups))
             while rows := await _fetch(connection, next(fetches)):
-                for xid, *values in rows:
-                    yield int(xid), LedgerRow.of(tuple(values))
+                yield rows
             await connection.execute(CLOSE)
     # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
     await _check_untrimmed(connection, schema, after)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..events import KINDS, Event, format_time
 from ..exceptions import InvalidGroup
@@ -28,13 +27,11 @@ logger = logging.getLogger("django_pgnotify")
 REMEMBERED_GROUPS = 10_000
 """Group names that are known to be valid, about 200 bytes each."""
 COLUMNS = "id, topic, model, changes, at, context, context_keys"
-"""What to select for ``LedgerRow(**row)`` or ``LedgerRow.of(row)``."""
-COLUMN_NAMES = COLUMNS.split(", ")
+"""What to select for ``LedgerRow.of(row)``: its fields, in their order."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LedgerRow:
-    """One row of the ledger: some changes of one statement."""
+class LedgerRow(NamedTuple):
+    """One row of the ledger: some changes of one statement. A tuple, since it is made for each."""
 
     id: int
     """Grows with the order of row locks, so within a tick the order by it is causal."""
@@ -52,9 +49,9 @@ class LedgerRow:
     """Keys of the context that subscribers may see."""
 
     @classmethod
-    def of(cls, values: tuple[object, ...]) -> LedgerRow:
+    def of(cls, values: Iterable[Any]) -> LedgerRow:
         """Build it from the values of ``COLUMNS``."""
-        return cls(**dict(zip(COLUMN_NAMES, values, strict=True)))  # type: ignore[arg-type]
+        return cls._make(values)
 
     @property
     def is_control(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..conf import MIB
 from ..jsontext import Json, dumps, loads
 from ..ledger.rows import Change
+from ..ledger.texts import Ready
 from ..ledger.ticks import Tick
 
 VERSION = 1
@@ -105,7 +106,8 @@ class TickFrames:
         self._epoch = epoch
         self._tick = tick
         self._chain = chain
-        self._max_bytes = max(max_bytes - ENVELOPE_BYTES, 0)
+        self.max_event_bytes = max(max_bytes - ENVELOPE_BYTES, 0)
+        """What one event must stay below, with a comma."""
         self._max_held = max_held
         self._parts: dict[str, _Part] = {}
         self._held: list[Outgoing] = []
@@ -117,12 +119,17 @@ class TickFrames:
         """Take one change into the frames of its groups."""
         if not change.groups:
             return []
-        text = fitting(change.event, self._max_bytes)
-        for group in change.groups:
-            self._append(group, text)
-        if self._held_bytes + self._open_bytes <= self._max_held:
-            return []
-        return self._overflow()
+        return self.add_texts([(fitting(change.event, self.max_event_bytes), change.groups)])
+
+    def add_texts(self, texts: Iterable[Ready]) -> list[Outgoing]:
+        """Take events that are encoded already, each below `max_event_bytes`."""
+        frames: list[Outgoing] = []
+        for text, groups in texts:
+            for group in groups:
+                self._append(group, text)
+            if self._held_bytes + self._open_bytes > self._max_held:
+                frames += self._overflow()
+        return frames
 
     def finish(self) -> Iterator[Outgoing]:
         """End all frames."""
@@ -142,7 +149,7 @@ class TickFrames:
             prev = self._chain.follow(group, self._tick.number)
             part = self._parts[group] = _Part(prev)
         size = len(text) + 1  # a comma
-        if part.texts and part.size + size > self._max_bytes:
+        if part.texts and part.size + size > self.max_event_bytes:
             self._close(group, part, last=False)
         if not part.texts:
             self._open_bytes += ENVELOPE_BYTES

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 
 from ..conf import settings
 from ..groups import HUB_GROUP
-from ..ledger.reader import read_range
+from ..ledger.reader import read_batches
 from ..ledger.rows import Change, LedgerRow, changes_of
 from ..ledger.taking import take_tick
+from ..ledger.texts import ready_texts
 from ..ledger.ticks import Tick
 from ..metrics import Metrics
 from . import frames
@@ -111,29 +112,41 @@ class Ticker:
             max_bytes=settings.MAX_FRAME_BYTES,
             control=self._last_control,
         )
-        for row in few or ():
-            await self._put_frames(row, built, tick)
+        await self._put_frames(few or (), built, tick)
         if few is None:
             schema = self._leader.schema
-            rows = read_range(self._reader, schema, self.tick, tick, None, hold=True)
-            async with aclosing(rows):
-                async for row in rows:
-                    await self._put_frames(row, built, tick)
+            batches = read_batches(self._reader, schema, self.tick, tick, None, hold=True)
+            async with aclosing(batches):
+                async for batch in batches:
+                    rows = (LedgerRow.of(values) for _, *values in batch)
+                    await self._put_frames(rows, built, tick)
         for frame in built.finish():
             await self._put(frame)
         await self._put(tick)
         self.tick = tick
 
-    async def _put_frames(self, row: LedgerRow, built: TickFrames, tick: Tick) -> None:
-        self._rows += 1
-        for frame in self._frames(row, built, tick):
-            await self._put(frame)
+    async def _put_frames(
+        self, rows: Iterable[LedgerRow], built: TickFrames, tick: Tick
+    ) -> None:
+        for row in rows:
+            self._rows += 1
+            for frame in self._frames(row, built, tick):
+                await self._put(frame)
 
     async def _put(self, item: Item) -> None:
         await self._queue.put(item)
         self._metrics.queue_depth = len(self._queue)
 
-    def _frames(self, row: LedgerRow, built: TickFrames, tick: Tick) -> Iterator[Outgoing]:
+    def _frames(self, row: LedgerRow, built: TickFrames, tick: Tick) -> Iterable[Outgoing]:
+        texts = ready_texts(row, built.max_event_bytes)
+        if texts is None:
+            return self._frames_of_changes(row, built, tick)
+        self._metrics.events += len(texts)
+        return built.add_texts(texts)
+
+    def _frames_of_changes(
+        self, row: LedgerRow, built: TickFrames, tick: Tick
+    ) -> Iterator[Outgoing]:
         for change in changes_of(row):
             if row.topic == REVOKE_TOPIC:
                 yield self._control("revoke", row, change, tick, built)

@@ -114,8 +114,10 @@ class Command(BaseCommand):
         from ...relay.session import relay_once
 
         handlers = HandlersToRun(find_handlers(), running)
-        # In the loop that called us from its thread, if any: an in-memory layer belongs to it.
-        if not async_to_sync(relay_once)(database, Metrics(), handlers):
+        with frozen():
+            # In the loop that called us from its thread, if any: an in-memory layer is its.
+            relayed = async_to_sync(relay_once)(database, Metrics(), handlers)
+        if not relayed:
             raise CommandError(
                 "Another pglisten is running and relays everything already.",
                 returncode=ANOTHER_LEADS,
@@ -134,12 +136,9 @@ class Command(BaseCommand):
                     await stack.enter_async_context(serving(metrics, metrics_port))
                 await Service(database, metrics, handlers).run()
 
-        # What Django has loaded stays: looked through at each full collection, of which a
-        # million events cause many, it would take a tenth of the time.
-        gc.collect()
-        gc.freeze()
         # Not async_to_sync: its loop runs in another thread, which no signal reaches.
-        asyncio.run(serve())
+        with frozen():
+            asyncio.run(serve())
 
     @contextmanager
     def _visible_logs(self, verbosity: int) -> Iterator[None]:
@@ -158,6 +157,21 @@ class Command(BaseCommand):
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """Keep what Django has loaded out of the garbage collector's way: looked through at each full
+    collection, of which a million events cause many, it would take a tenth of the time."""
+    if gc.get_freeze_count():  # by whoever called us, and to be thawed by them
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class LinesTo(logging.Handler):

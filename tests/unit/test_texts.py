@@ -1,0 +1,109 @@
+"""Events that are cut out of a ledger row's text are those that parsing it gives."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from django_pgnotify import jsontext
+from django_pgnotify.ledger.exact import MAX_DEPTH
+from django_pgnotify.ledger.rows import LedgerRow, changes_of
+from django_pgnotify.ledger.texts import ready_texts
+
+MAX_BYTES = 10_000
+INSERT = '{"kind":"insert","pk":7,"data":{"id":7,"name":"a"},"groups":["things"]}'
+UPDATE = (
+    '{"kind":"update","pk":8,"data":{"id":8,"name":"b"},"changed":["name"],'
+    '"groups":["things","room-8"]}'
+)
+MESSAGE = '{"kind":"message","pk":null,"data":[1,"x"],"groups":["g"]}'
+
+
+@pytest.fixture(params=["as installed", "json"], autouse=True)
+def read_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it with orjson and without."""
+    if request.param == "json":
+        monkeypatch.setattr(jsontext, "orjson", None)
+
+
+def row(*changes: str, **more: Any) -> LedgerRow:
+    values = {"topic": "t", "model": "shop.order", "context": None, "context_keys": None}
+    at = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+    return LedgerRow(id=5, at=at, changes=f"[{','.join(changes)}]", **{**values, **more})
+
+
+def insert(data: str, groups: str = '["things"]') -> str:
+    return f'{{"kind":"insert","pk":7,"data":{data},"groups":{groups}}}'
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        row(INSERT),
+        row(INSERT, UPDATE, INSERT.replace("insert", "delete"), UPDATE),
+        row(MESSAGE, model=None),
+        row(MESSAGE, topic='an "odd" töpic'),
+        row(INSERT, context='{"user":1}'),
+        row(insert('{"name":"ä € 😀 \\" \\\\ \\u0000 \\u2028"}')),
+        row(insert('{"name":"},{\\"kind\\":\\""}'), INSERT),
+        row(insert('{"doc":[{"kind":"x"},{"a":{"groups":["mine"]}}]}')),
+        row(insert('{"doc": {"a" : 1.50}}')),
+        row(insert('{"a":0.1,"b":1e5,"c":-7,"d":null,"e":true}')),
+        row(insert("{}", "[]"), INSERT),
+        row(insert("{}", '["a","b","a"]')),
+    ],
+)
+def test_what_is_cut_says_what_is_parsed(held: LedgerRow) -> None:
+    ready = ready_texts(held, MAX_BYTES)
+    assert ready is not None
+    assert all(text.isascii() for text, _ in ready)
+    changes = changes_of(held)
+    assert [json.loads(text) for text, _ in ready] == [change.event for change in changes]
+    assert [groups for _, groups in ready] == [change.groups for change in changes]
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        row(INSERT, topic="pgnotify.revoke"),
+        row(INSERT, context='{"user":1}', context_keys=["user"]),
+        row(insert('{"n":12345678901234567890123}')),
+        row(insert('{"n":1e400}')),
+        row(insert('{"s":"\\ud800"}')),
+        row(insert(f'{{"doc":{"[" * MAX_DEPTH}{"]" * MAX_DEPTH}}}')),
+        row(insert('{"doc":[{"a":1},{"kind":"x"}]}')),  # looks like two changes
+        row('{"kind":"insert","pk":7,"truncated":true,"groups":["g"]}'),
+        row('{"kind":"truncate","pk":null,"groups":[],"templates":["a-{id}"]}'),
+        row(INSERT[:-1] + ',"moved":true}'),
+        row(INSERT, INSERT.replace('"pk":7,', "")),
+        row(INSERT.replace("insert", "no such kind")),
+        row(INSERT.replace('"insert"', "[1]")),
+        row(insert("{}", '["no name!"]')),
+        row(insert("{}", '["pgnotify.hubs"]')),
+        row(insert("{}", "[1]")),
+        row(insert("{}", '[{"a":1}]')),
+        row(insert("{}", '"things"')),
+        row(insert("{}", "null")),
+        row(insert("{}", '[ "things" ]')),
+        row(
+            insert('[{"a":1,"groups":[]},{"kind":"y"}]', "[]"),
+            '{ "kind":"insert","pk":2,"data":{},"groups":[]}',
+        ),
+        row(insert('[{"a":1,"groups":[]},{"kind":"y"}]', "[]"), "5", INSERT),
+        row("1"),
+        row('{"kind":"insert"'),
+        row('{"kind":"insert}'),
+        row("[" * 3000),
+    ],
+)
+def test_what_is_not_as_our_sql_writes_it_is_left_to_the_parser(held: LedgerRow) -> None:
+    assert ready_texts(held, MAX_BYTES) is None
+
+
+def test_an_event_that_is_too_large_leaves_its_row_to_the_parser() -> None:
+    held = row(INSERT, insert(f'{{"name":"{"x" * MAX_BYTES}"}}'))
+    assert ready_texts(held, MAX_BYTES) is None
+    assert ready_texts(held, 2 * MAX_BYTES) is not None
