@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ..harness import Findings, Row, Target, percentile
 from ..place import POSTGRES, REDIS, Place, Project
@@ -18,12 +19,32 @@ BUSY_ROWS = 10
 """Of one transaction: so the writer takes a small part of two cores."""
 BUSY_SECONDS = 30
 FULL_SECONDS = 60
-BARE, WITH_ROW = "bare NOTIFY", "NOTIFY with a row"
+BARE, WITH_ROW, NAIVE = "bare NOTIFY", "NOTIFY with a row", "naive loop"
 P50_OF_FLOOR = Target(sign="<=", value=5.0)
 P99_CALM_MS = Target(sign="<=", value=15.0, of="ours")
 P99_BUSY_MS = Target(sign="<=", value=50.0, of="ours")
 KEPT = 0.95
 NOTHING = Target(sign="<=", value=0.0, of="ours")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How a row comes to a browser."""
+
+    table: str
+    page: str
+    relay: Callable[[Project], AbstractContextManager[Any]]
+
+
+@contextmanager
+def _naive(project: Project) -> Iterator[None]:
+    with project.child("workers.naive", "--plain", BENCH_NOTED=project.url) as child:
+        child.wait_for("listening")
+        yield
+
+
+OURS_WAY = Way(table="thing", page="/ours/", relay=Project.pglisten)
+NAIVE_WAY = Way(table="noted", page="/plain/", relay=_naive)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +64,30 @@ def run(place: Place) -> Findings:
     project = place.project("latency")
     for layer in (POSTGRES, REDIS):
         seconds = place.size(CALM_SECONDS, full=FULL_SECONDS)
-        calm = measure(project.on(layer), place, rate=CALM, rows=1, seconds=seconds)
-        found.rows += _calm_rows(layer, calm)
+        calm, naive = (
+            measure(project.on(layer), place, rate=CALM, rows=1, seconds=seconds, way=way)
+            for way in (OURS_WAY, NAIVE_WAY)
+        )
+        found.rows += _calm_rows(layer, calm, naive)
         seconds = place.size(BUSY_SECONDS, full=FULL_SECONDS)
         busy = measure(project.on(layer), place, rate=BUSY, rows=BUSY_ROWS, seconds=seconds)
         found.rows += _busy_rows(layer, busy)
-        found.figures[layer] = {"calm": _summary(calm), "busy": _summary(busy)}
+        found.figures[layer] = {
+            "calm": _summary(calm),
+            "naive": _summary(naive),
+            "busy": _summary(busy),
+        }
     found.notes.append(
         f"From before the COMMIT to the frame in the client's process; the floor is psycopg's"
-        f" notifies(), in the same seconds. {BUSY:,} events a second are transactions of"
-        f" {BUSY_ROWS} rows, for {place.size(BUSY_SECONDS, full=FULL_SECONDS)} s."
+        " notifies(), in the same seconds. The naive loop (a row trigger's pg_notify, notifies(), a"
+        " group_send, a plain AsyncJsonWebsocketConsumer) goes the same way through the same"
+        f" servers, some seconds later, and promises nothing. {BUSY:,} events a second are"
+        f" transactions of {BUSY_ROWS} rows, for {place.size(BUSY_SECONDS, full=FULL_SECONDS)} s."
     )
     return found
 
 
-def _calm_rows(layer: str, taken: Taken) -> list[Row]:
+def _calm_rows(layer: str, taken: Taken, naive: Taken) -> list[Row]:
     bare, with_row = (percentile(taken.floor[name], 0.5) for name in (BARE, WITH_ROW))
     what = f"{CALM} events/s{_made(taken, CALM)}, {layer}"
     p50 = percentile(taken.ours, 0.5)
@@ -73,12 +103,26 @@ def _calm_rows(layer: str, taken: Taken) -> list[Row]:
         ),
         Row(what=f"p50 at {what}", unit="ms", ours=p50, base=with_row, base_name=WITH_ROW),
         Row(
+            what=f"p50 at {what}",
+            unit="ms",
+            ours=p50,
+            base=percentile(naive.ours, 0.5),
+            base_name=NAIVE,
+        ),
+        Row(
             what=f"p99 at {what}",
             unit="ms",
             ours=p99,
             base=floor99,
             base_name=BARE,
             target=P99_CALM_MS,
+        ),
+        Row(
+            what=f"p99 at {what}",
+            unit="ms",
+            ours=p99,
+            base=percentile(naive.ours, 0.99),
+            base_name=NAIVE,
         ),
         Row(what=f"lost at {what}", unit="events", ours=taken.lost, target=NOTHING),
     ]
@@ -106,22 +150,23 @@ def measure(
     rows: int,
     seconds: int,
     server: str = "daphne",
+    way: Way = OURS_WAY,
 ) -> Taken:
     """Write at this pace while one WebSocket and, where each transaction has one row, a bare
     listener hear of it."""
     events = rate * seconds
     floor = place.create_database("latency_floor")
     with ExitStack() as stack:
-        stack.enter_context(project.pglisten())
+        stack.enter_context(way.relay(project))
         web, port = project.web(server)
         stack.enter_context(web)
         crowd = stack.enter_context(
-            project.child("workers.crowd", port, "/ours/", 1, "--times")
+            project.child("workers.crowd", port, way.page, 1, "--times")
         )
         crowd.answer()
         crowd.tell(expect=events)
         crowd.answer()
-        arguments = ["--rate", rate, "--rows", rows, "--seconds", seconds]
+        arguments = ["--table", way.table, "--rate", rate, "--rows", rows, "--seconds", seconds]
         hearer = None
         if rows == 1:
             with project.connect_to(floor) as connection:

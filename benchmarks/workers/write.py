@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-ROWS = """INSERT INTO thing (name, room, value)
+ROWS = """INSERT INTO {} (name, room, value)
     SELECT 'a thing of which one speaks', 1, n FROM generate_series(%s::int, %s::int) AS n"""
 PLAIN_ROW = "INSERT INTO plain (name, room, value) VALUES ('a thing of which one speaks', 1, 1)"
 
@@ -26,6 +26,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Write for so many seconds."""
     steps = round(arguments.rate * arguments.seconds / arguments.rows)
     pause = arguments.rows / arguments.rate
+    rows = ROWS.format(arguments.table)
     times: list[float] = []
     floor: dict[str, float] = {}
     with psycopg.connect(os.environ["BENCH_DATABASE"], autocommit=True) as connection:
@@ -38,7 +39,7 @@ def main(arguments: argparse.Namespace) -> None:
         for step in range(steps):
             _wait_until(begin + step * pause)
             first = step * arguments.rows
-            times.append(_commit(connection, ROWS, (first, first + arguments.rows - 1)))
+            times.append(_commit(connection, rows, (first, first + arguments.rows - 1)))
             if other is not None:
                 _wait_until(begin + (step + 0.5) * pause)
                 name = f"{'bare' if step % 2 else 'with'}-{step}"
@@ -73,6 +74,7 @@ def _wait_until(moment: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", default="thing")
     parser.add_argument("--rate", type=float, required=True, help="rows a second")
     parser.add_argument("--rows", type=int, default=1, help="in one transaction")
     parser.add_argument("--seconds", type=float, required=True)
