@@ -12,7 +12,7 @@ from django.urls import path, re_path
 
 pages = get_asgi_application()
 
-from .things.consumers import Ours, OursAsStream, PlainConsumer  # noqa: E402
+from .things.consumers import BareLoop, Ours, OursAsStream, PlainConsumer  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
@@ -21,6 +21,7 @@ application = ProtocolTypeRouter(
             [
                 path("ours/", Ours.as_asgi()),  # type: ignore[arg-type, list-item]
                 path("plain/", PlainConsumer.as_asgi()),  # type: ignore[arg-type, list-item]
+                path("bare/", BareLoop.as_asgi()),  # type: ignore[arg-type, list-item]
             ]
         ),
     }

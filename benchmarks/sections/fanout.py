@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 
@@ -22,8 +22,8 @@ TARGETS = {
     "daphne": Target(sign=">=", value=10),
     "uvicorn": Target(sign=">=", value=20),
 }
-OURS, PLAIN = "django_pgnotify", "plain consumer"
-NAMES = {"ours": OURS, "plain": PLAIN}
+OURS, PLAIN, BARE = "django_pgnotify", "plain consumer", "bare loop"
+NAMES = {"ours": OURS, "plain": PLAIN, "bare": BARE}
 """By page."""
 PATIENCE_SECONDS = 120.0
 
@@ -42,22 +42,25 @@ def run(place: Place) -> Findings:
         for events, seconds in ((1, one), (STREAM, row)):
             speed = {name: events * sockets / took for name, took in medians(seconds).items()}
             what = "one event" if events == 1 else f"{events} events in a row"
-            found.rows.append(
+            found.rows += [
                 Row(
                     what=f"deliveries to {sockets} sockets, {what}, {server}",
                     unit="1/s",
                     ours=speed[OURS],
-                    base=speed[PLAIN],
-                    base_name=PLAIN,
-                    target=target,
+                    base=speed[name],
+                    base_name=name,
+                    target=target if name == PLAIN else None,
                     runs=len(seconds[OURS]),
                 )
-            )
+                for name in (PLAIN, BARE)
+            ]
     found.notes.append(
         "Over channels_redis: for ours from before the COMMIT of a row, through trigger, ledger and"
         " pglisten, for the plain AsyncJsonWebsocketConsumer from before the group_send, until the"
         f" last socket has its frame. {STREAM} events in a row are as many transactions, or"
-        " group_sends, one after the other; ours puts several events into a frame."
+        " group_sends, one after the other; ours puts several events into a frame. The bare loop is"
+        " a sketch of what can't be undercut: from a group_send, one loop that hands the same text"
+        " to the server for each socket, past Channels, with no queue, no filter and no resume."
     )
     return found
 
@@ -81,10 +84,10 @@ def _seconds(
         return in_turns(one, place.runs(ONE_EVENTS)), in_turns(row, place.runs(STREAMS))
 
 
-def causes(project: Project, stack: ExitStack) -> dict[str, Cause]:
+def causes(
+    project: Project, stack: ExitStack, pages: Iterable[str] = tuple(NAMES)
+) -> dict[str, Cause]:
     """What makes events at each page."""
-    sender = stack.enter_context(project.child("workers.send", "plain"))
-    sender.answer()
     connection = stack.enter_context(project.connect())
 
     def commit(count: int) -> float:
@@ -93,12 +96,18 @@ def causes(project: Project, stack: ExitStack) -> dict[str, Cause]:
             connection.execute(INSERT)
         return begin
 
-    def send(count: int) -> float:
-        sender.tell(count=count)
-        begin: float = sender.answer()["begin"]
-        return begin
+    def sends_to(group: str) -> Cause:
+        sender = stack.enter_context(project.child("workers.send", group))
+        sender.answer()
 
-    return {"ours": commit, "plain": send}
+        def send(count: int) -> float:
+            sender.tell(count=count)
+            begin: float = sender.answer()["begin"]
+            return begin
+
+        return send
+
+    return {page: commit if page == "ours" else sends_to(page) for page in pages}
 
 
 def delivery(crowd: Child, cause: Cause, events: int) -> float:

@@ -90,7 +90,7 @@ def _sockets(place: Place) -> Plot:
     lines: dict[str, list[tuple[float, float]]] = {fanout.OURS: [], fanout.PLAIN: []}
     with ExitStack() as stack:
         stack.enter_context(project.pglisten())
-        causes = fanout.causes(project, stack)
+        causes = fanout.causes(project, stack, ("ours", "plain"))
         for page, cause in causes.items():
             web, port = project.web()
             stack.enter_context(web)

@@ -68,7 +68,9 @@ def _fanned_out(
         own_page = "/stream/" if kind else "/ours/"
         crowd = project.child("workers.crowd", port, own_page, sockets, *kind)
         stack.enter_context(crowd).answer()
-        calls[OURS] = partial(fanout.delivery, crowd, fanout.causes(project, stack)["ours"], 1)
+        calls[OURS] = partial(
+            fanout.delivery, crowd, fanout.causes(project, stack, ["ours"])["ours"], 1
+        )
         port = free_port()
         arguments = server_arguments("daphne", port, f"{peer}_peer.asgi")
         stack.enter_context(_peer(peer, env, "-m", *arguments))

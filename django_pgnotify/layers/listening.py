@@ -14,15 +14,14 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from ..backoff import Backoff
 from ..conf import settings
 from ..connecting import APPLICATION_NAME, connect_listener
 from ..exceptions import ListenerRefused
+from ..hearing import Hearing
 from .losses import Losses
 from .sending import Sender
 
@@ -117,12 +116,13 @@ class Listening:
             self._alias, application_name=f"{APPLICATION_NAME} layer listen"
         )
         try:
+            hearing = Hearing(connection, self._hear)
             for pg_channel in self._pg_channels:
                 await connection.execute(
                     sql.SQL("LISTEN {}").format(sql.Identifier(pg_channel))
                 )
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._drain(connection))
+                group.create_task(hearing.run())
                 await self._prove()
                 backoff.reset()
                 self._say_live()
@@ -131,14 +131,12 @@ class Listening:
             self._live.clear()
             await connection.close()
 
-    async def _drain(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        # One generator for the connection's whole life: closing it loses what it has read.
-        async for notification in connection.notifies():
-            self._heard_something = True
-            if notification.payload == self._beat:
-                self._beat_returned.set()
-                continue
-            self._take(notification.channel, notification.payload)
+    def _hear(self, pg_channel: str, payload: str) -> None:
+        self._heard_something = True
+        if payload == self._beat:
+            self._beat_returned.set()
+        else:
+            self._take(pg_channel, payload)
 
     def _take(self, pg_channel: str, payload: str) -> None:
         """Handle at once what has nothing to wait for and nobody before it."""

@@ -22,6 +22,9 @@ from .progress import Progress
 
 logger = logging.getLogger("django_pgnotify")
 
+HEARTBEATS_PER_LOOK = 2
+"""Heartbeats between two looks: a relay without work is quiet, and a full ledger is rare."""
+
 TELL_MAX_BYTES: LiteralString = """
     UPDATE {schema}.django_pgnotify_state SET max_bytes = {bytes} WHERE max_bytes <> {bytes}
 """
@@ -67,7 +70,7 @@ class FullLedger:
         now = time.monotonic()
         if now < self._next_look:
             return None
-        self._next_look = now + settings.HEARTBEAT_SECONDS
+        self._next_look = now + HEARTBEATS_PER_LOOK * settings.HEARTBEAT_SECONDS
         since = await full_since(self._connection, self._schema)
         if since is None:
             self._found = 0.0

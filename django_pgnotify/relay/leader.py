@@ -13,8 +13,8 @@ from ..ledger.taking import plan_once
 from .connections import Connection, check
 
 APPLICATION_NAME = "django_pgnotify leader"
-PINGS_PER_TIMEOUT = 3
-"""Signs of life within LEADER_TIMEOUT_SECONDS, so that one that is late costs nothing."""
+PINGS_PER_TIMEOUT = 2
+"""Signs of life within LEADER_TIMEOUT_SECONDS, so that one may be late by half of it."""
 HELD_QUERY = """
     SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import aclosing
 
-from psycopg import OperationalError, errors, sql
+from psycopg import errors, sql
 
 from ..connecting import connect_listener
 from ..exceptions import ListenerRefused
+from ..hearing import Hearing
 from ..ledger.bell import BELL_PG_CHANNEL
 from ..publish.live import LIVE_PG_CHANNEL
 from .connections import Connection, aborted_after
@@ -19,9 +19,7 @@ APPLICATION_NAME = "django_pgnotify listener"
 
 
 class Listener:
-    """One LISTEN connection. `run` for its whole life is the only one who touches it: psycopg
-    holds the connection meanwhile, and loses the rest of a batch if the iteration ends early.
-    """
+    """One LISTEN connection, which is for nothing else once `run` has begun."""
 
     def __init__(self, connection: Connection, live: LiveQueue) -> None:
         self.connection = connection
@@ -29,6 +27,7 @@ class Listener:
         """Set when a bell rang: bells carry nothing, so any number of them is one flag."""
         self._live = live
         self._probes: dict[str, asyncio.Future[None]] = {}
+        self._hearing = Hearing(connection, self._hear)
 
     @classmethod
     async def open(cls, alias: str, live: LiveQueue) -> Listener:
@@ -42,10 +41,7 @@ class Listener:
 
     async def run(self) -> None:
         """Hear until the connection is lost; that raises OperationalError."""
-        async with aclosing(self.connection.notifies()) as notifications:
-            async for notification in notifications:
-                self._hear(notification.channel, notification.payload)
-        raise OperationalError("the listener's connection has ended")
+        await self._hearing.run()
 
     async def probe(self, sender: Connection, timeout_seconds: float) -> None:
         """Ring for ourselves over another connection, and return when it has been heard.

@@ -26,6 +26,9 @@ from .ticker import Ticker
 APPLICATION_NAME = "django_pgnotify reader"
 HANDLERS_APPLICATION_NAME = "django_pgnotify handlers"
 
+HEARTBEATS_PER_PING = 2
+"""Heartbeats between two statements of the reader, which nothing else waits for meanwhile."""
+
 
 class Relay:
     """Ticker, queue and sender of one time of leading, and the handlers beside them."""
@@ -156,5 +159,5 @@ class Relay:
 async def _keep_alive(reader: Connection) -> None:
     """Notice that the connection is lost before a large tick needs it, until cancelled."""
     while True:
-        await asyncio.sleep(settings.HEARTBEAT_SECONDS)
+        await asyncio.sleep(HEARTBEATS_PER_PING * settings.HEARTBEAT_SECONDS)
         await reader.execute("SELECT 1")

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2] / PACKAGE
 LEAVES = {
     "conf",
     "exceptions",
+    "hearing",
     "events",
     "groups",
     "connecting",
