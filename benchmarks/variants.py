@@ -20,6 +20,8 @@ PGPUBSUB_STORED = "django-pgpubsub, stored"
 EMPTY_TRIGGER = "a trigger that does nothing"
 BARE_INSERT = "a row trigger that only inserts into the ledger"
 TRIGGER_ALONE = "ours, pglisten on another machine"
+ROWS_ALONE = "a trigger that only counts its rows"
+TEXT_ALONE = "a trigger that only inserts the text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,22 +55,9 @@ def variants(place: Place, project: Project, database: str) -> list[Variant]:
 def bounds(project: Project) -> list[Variant]:
     """What no trigger can go below, each on a table of its own, and ours without a relay that
     takes time from the writers (whose bell is off, as it is while a relay looks by itself)."""
-    with project.connect() as connection:
-        for table, level, tables, body in (
-            ("empty", "STATEMENT", "REFERENCING NEW TABLE AS pgnotify_new", ""),
-            ("bare", "ROW", "", BARE),
-        ):
-            connection.execute(f"CREATE TABLE {table} (LIKE plain INCLUDING ALL)")
-            connection.execute(
-                f"CREATE FUNCTION {table}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
-                " SET search_path = pg_catalog, pg_temp"
-                f" AS $$ BEGIN {body} RETURN NULL; END $$"
-            )
-            for event in ("INSERT", "UPDATE"):
-                connection.execute(
-                    f"CREATE TRIGGER {table}_{event} AFTER {event} ON {table} {tables}"
-                    f" FOR EACH {level} EXECUTE FUNCTION {table}()"
-                )
+    new = "REFERENCING NEW TABLE AS changed"
+    _sketch(project, "empty", "STATEMENT", dict.fromkeys(("INSERT", "UPDATE"), (new, "")))
+    _sketch(project, "bare", "ROW", dict.fromkeys(("INSERT", "UPDATE"), ("", BARE)))
     return [
         Variant(name=EMPTY_TRIGGER, url=project.url, table="empty", listening=nullcontext),
         Variant(name=BARE_INSERT, url=project.url, table="bare", listening=nullcontext),
@@ -82,6 +71,51 @@ def bounds(project: Project) -> list[Variant]:
     ]
 
 
+def bulk_bounds(project: Project) -> list[Variant]:
+    """The same for many rows: what it costs that a trigger sees them at all, and what it costs to
+    put their text together by hand, without groups of a row, ``changed``, limits and fallback."""
+    tables = {
+        "INSERT": "REFERENCING NEW TABLE AS changed",
+        "UPDATE": "REFERENCING OLD TABLE AS before NEW TABLE AS changed",
+        "DELETE": "REFERENCING OLD TABLE AS changed",
+    }
+    counted = {
+        event: (seen, "PERFORM count(*) FROM changed;") for event, seen in tables.items()
+    }
+    written = {event: (seen, HAND_WRITTEN) for event, seen in tables.items()}
+    _sketch(project, "counted", "STATEMENT", counted)
+    _sketch(project, "handwritten", "STATEMENT", written)
+    return [
+        Variant(name=ROWS_ALONE, url=project.url, table="counted", listening=nullcontext),
+        Variant(name=TEXT_ALONE, url=project.url, table="handwritten", listening=nullcontext),
+    ]
+
+
+def _sketch(
+    project: Project, table: str, level: str, triggers: dict[str, tuple[str, str]]
+) -> None:
+    """Make a table with a trigger for each event: its transition tables, and what it does."""
+    with project.connect() as connection:
+        connection.execute(f"CREATE TABLE {table} (LIKE plain INCLUDING ALL)")
+        for event, (tables, body) in triggers.items():
+            name = f"{table}_{event}"
+            connection.execute(
+                f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+                " SET search_path = pg_catalog, pg_temp"
+                f" AS $$ BEGIN {body} RETURN NULL; END $$"
+            )
+            connection.execute(
+                f"CREATE TRIGGER {name} AFTER {event} ON {table} {tables}"
+                f" FOR EACH {level} EXECUTE FUNCTION {name}()"
+            )
+
+
+HAND_WRITTEN = """
+    INSERT INTO public.django_pgnotify_ledger (topic, model, changes)
+    SELECT 'thing_changes', 'things.thing', '[' || string_agg('{"kind":"' || lower(TG_OP)
+        || '","pk":' || c.id || ',"data":{"id":' || c.id || ',"name":' || to_json(c.name)::text
+        || ',"value":' || c.value || '},"groups":["things"]}', ',') || ']' FROM changed AS c;
+"""
 BARE = """
     INSERT INTO public.django_pgnotify_ledger (topic, model, changes)
     VALUES ('thing_changes', 'things.thing', '[{"kind":"' || lower(TG_OP) || '","pk":' || NEW.id

@@ -7,8 +7,7 @@ import time
 from ..harness import Findings, Row, Target
 from ..place import POSTGRES, REDIS, Place, Project
 
-EVENTS = 300_000
-EVENTS_FULL = 1_000_000
+EVENTS = 1_000_000
 STATEMENT_ROWS = 10_000
 MIB = 1024**2
 SPEED = Target(sign=">=", value=50_000, of="ours")
@@ -21,7 +20,7 @@ INSERT = f"""INSERT INTO thing (name, room, value)
 def run(place: Place) -> Findings:
     """``pglisten --once``, from its start to its end."""
     found = Findings()
-    events = place.size(EVENTS, full=EVENTS_FULL)
+    events = place.size(EVENTS)
     for layer in (POSTGRES, REDIS):
         project = place.project("drain", layer=layer)
         project.manage("pglisten", "--once")

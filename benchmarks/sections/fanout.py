@@ -12,11 +12,11 @@ from ..harness import Findings, Row, Target, in_turns, medians
 from ..place import REDIS, Place, Project
 
 SOCKETS = 1_000
-ONE_EVENTS = 20
+ONE_EVENTS = 12
 """Times that one event is sent."""
 STREAM = 20
 """Events in a row, each of a transaction of its own."""
-STREAMS = 3
+STREAMS = 2
 INSERT = "INSERT INTO thing (name, room, value) VALUES ('a thing of which one speaks', 1, 1)"
 TARGETS = {
     "daphne": Target(sign=">=", value=10),

@@ -21,8 +21,7 @@ RATES = (100, 500, 1_000, 2_000, 5_000)
 RATE_SECONDS = 5
 TRANSACTIONS = 500
 """A second at most; at higher rates each has more rows."""
-LEDGER_ROWS = (0, 100_000, 1_000_000)
-LEDGER_ROWS_FULL = (0, 100_000, 1_000_000, 3_000_000, 10_000_000)
+LEDGER_ROWS = (0, 100_000, 1_000_000, 10_000_000)
 LEDGER_WRITERS = 8
 LEDGER_SECONDS = 2
 EVENTS = 5
@@ -34,6 +33,12 @@ ROOMED = """INSERT INTO roomed (name, room, value)
 # As many bytes as an event, and none in it: what counts is how the ledger grows.
 FILLER = """INSERT INTO django_pgnotify_ledger (topic, model, changes)
     SELECT 'filler', 'things.thing', '[' || repeat(' ', 150) || ']' FROM generate_series(1, %s)"""
+# As if a relay had sent them: to read them all would take longer than to measure.
+SENT = """
+    WITH tick AS (INSERT INTO django_pgnotify_tick (number, snapshot, bits)
+        SELECT max(number) + 1, pg_current_snapshot(), 1 FROM django_pgnotify_tick
+        RETURNING number)
+    UPDATE django_pgnotify_state SET sent = tick.number FROM tick"""
 SINGLE = (
     "INSERT INTO thing (name, room, value) VALUES ('a thing of which one speaks', 1, 1);",
 )
@@ -178,12 +183,12 @@ def _rates(place: Place) -> Plot:
 def _ledger(place: Place) -> Plot:
     """Commits of some writers, and a wake, as the ledger grows under them."""
     project = place.project("growth_ledger")
-    sizes = LEDGER_ROWS_FULL if place.effort is Effort.FULL else LEDGER_ROWS
     commits, wakes = [], []
     held = 0
-    for rows in _some(place, sizes):
+    for rows in _some(place, LEDGER_ROWS):
         with project.connect() as connection:
             connection.execute(FILLER, (rows - held,))
+            connection.execute(SENT)
             connection.execute("VACUUM ANALYZE django_pgnotify_ledger")
         held = rows
         with project.pglisten():

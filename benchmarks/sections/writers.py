@@ -23,7 +23,7 @@ from ..variants import (
     variants,
 )
 
-CLIENTS = {1: 3, 8: 3, 32: 3, 64: 1}
+CLIENTS = {1: 2, 8: 2, 32: 3, 64: 1}
 """Clients of pgbench, and runs of each; the last is for the picture alone."""
 JUDGED = 32
 SECONDS = 2
