@@ -34,9 +34,10 @@ DJANGO_ONLY = ("cursor_factory", "context", "pool")
 
 UNLIMITED = """
     SELECT set_config(name, '0', false) FROM pg_settings
-    WHERE name IN ('statement_timeout', 'transaction_timeout')
+    WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_session_timeout')
 """
-"""What a role or a database sets for its web requests; we wait for locks, and read for minutes."""
+"""What a role or a database sets for its web requests; we wait for locks, read for minutes, and are
+silent for seconds."""
 
 LIBPQ_NAMES = {
     "NAME": "dbname",

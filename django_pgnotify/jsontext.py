@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import json
 import re
+from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -57,31 +58,41 @@ def dumps_canonical(value: Json) -> str:
     return ENCODER.encode(value)
 
 
-def loads(text: str | bytes) -> Json:
+def loads(text: str | bytes, constant: Callable[[str], Json] | None = None) -> Json:
     """Parse JSON that a database accepted: numbers of any length too, which Python refuses
-    beyond 4,300 digits (they stay text)."""
+    beyond 4,300 digits (they stay text). NaN and infinities go to `constant`, if it is given."""
     if orjson is not None:
         raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
         if LONG_INTEGER not in raw.translate(ZEROS):
-            return loads_regular(raw)
-    return _loads_slowly(text)
+            try:
+                return orjson.loads(raw)
+            except ValueError:
+                pass  # json accepts more: lone surrogates, deeper nesting
+    try:
+        return json.loads(text, parse_constant=constant)
+    except ValueError:
+        return json.loads(text, parse_int=_int_or_text, parse_constant=constant)
 
 
-def loads_regular(text: str | bytes) -> Json:
-    """The same for text that is known to hold no integer beyond 64 bits."""
+def loads_regular(text: str) -> Json:
+    """The same for text that is known to hold no integer beyond 64 bits, NaN or infinity: those
+    raise ValueError."""
     if orjson is not None:
         try:
             return orjson.loads(text)
         except ValueError:
-            pass  # json accepts more: lone surrogates, deeper nesting
-    return _loads_slowly(text)
+            pass
+    return json.loads(text, parse_constant=refuse)
 
 
-def _loads_slowly(text: str | bytes) -> Json:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return json.loads(text, parse_int=_int_or_text)
+def loads_strict(text: str) -> Json:
+    """The same for what is JSON by the letter; whatever else it is raises ValueError."""
+    return json.loads(text, parse_constant=refuse) if orjson is None else orjson.loads(text)
+
+
+def refuse(constant: str) -> Json:
+    """Raise ValueError for NaN and infinities, which Python takes for JSON and others don't."""
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _int_or_text(digits: str) -> int | str:

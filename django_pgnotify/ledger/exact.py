@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from ..events import Json, dumps
+from ..jsontext import refuse
 
 MAX_DEPTH = 200
 """Nested arrays and objects in one event. msgpack packs 511 levels, and the deep copy of the
@@ -65,7 +66,9 @@ def _has_number(shape: str, odd: str) -> bool:
 
 def loads_exact(text: str) -> Json:
     """Parse; numbers that Python would rewrite become marked strings (see ``NUMBER``)."""
-    return json.loads(text, parse_int=_int_or_mark, parse_float=_float_or_mark)
+    return json.loads(
+        text, parse_int=_int_or_mark, parse_float=_float_or_mark, parse_constant=refuse
+    )
 
 
 def exact_text(value: Json) -> str:

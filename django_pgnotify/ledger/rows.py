@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..events import KINDS, Event, format_time
 from ..exceptions import InvalidGroup
 from ..groups import RESERVED_PREFIX, check_group
-from ..jsontext import Json, loads, loads_regular
+from ..jsontext import Json, loads, loads_regular, refuse
 from .exact import (
     approximate,
     exact_text,
@@ -120,7 +120,7 @@ def _changes(row: LedgerRow) -> tuple[list[Json], bool]:
     except (ValueError, RecursionError):
         logger.warning("Ledger row %s holds JSON that Python can't read: no data.", row.id)
     try:
-        changes = _list(loads(without_data(row.changes)))
+        changes = _list(loads(without_data(row.changes), refuse))
     except (ValueError, RecursionError):
         logger.error("Ledger row %s holds no JSON and is left out.", row.id)
         return [], False

@@ -11,9 +11,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..events import KINDS, format_time
-from ..exceptions import InvalidGroup
 from ..groups import check_group
-from ..jsontext import Json, dumps, escape_non_ascii, loads_regular
+from ..jsontext import Json, dumps, escape_non_ascii, loads_strict
 from .exact import may_be_deep, may_be_odd
 from .rows import REMEMBERED_GROUPS, LedgerRow
 
@@ -21,12 +20,13 @@ Ready = tuple[str, tuple[str, ...]]
 """An event's JSON in ASCII, and the groups that get it."""
 
 FIRST, BETWEEN, LAST = '[{"kind":"', '},{"kind":"', "}]"
-ENDS = {
-    ("kind", "pk", "data", "groups"): ',"changed":[]}',
-    ("kind", "pk", "data", "changed", "groups"): "}",
-}
-"""The keys of a usual change in their order, and what its event ends with."""
+GROUPS = ',"groups":'
+INSERTED = ("kind", "pk", "data")
+UPDATED = (*INSERTED, "changed")
+"""The keys of a usual change in their order, before ``groups``."""
 REMEMBERED_TOPICS = 1000
+REMEMBERED_LENGTH = 500
+"""Characters of a topic, or of an event's groups, that are worth to be remembered: a few names."""
 
 
 def ready_texts(row: LedgerRow, max_bytes: int) -> list[Ready] | None:
@@ -45,48 +45,56 @@ def ready_texts(row: LedgerRow, max_bytes: int) -> list[Ready] | None:
 
 def _framed(row: LedgerRow, pieces: list[str], max_bytes: int) -> list[Ready] | None:
     start = f'{{"id":"{row.id}-'
-    middle = f'",{_columns(row.topic, row.model)},"at":"{format_time(row.at)}",'
+    columns = _remembered_columns if len(row.topic) < REMEMBERED_LENGTH else _columns
+    middle = f'",{columns(row.topic, row.model)},"at":"{format_time(row.at)}",'
     ready = []
     for index, piece in enumerate(pieces):
-        change = _parsed(body := f'"kind":"{piece}')
-        end = ENDS.get(tuple(change))
-        if end is None or change["kind"] not in KINDS or may_be_deep(body):
+        head, _, tail = piece.rpartition(GROUPS)
+        # Parsed without the groups, so that none can stand there twice, once to be shown.
+        body = f'"kind":"{head}'
+        end = _end(body)
+        groups = (_remembered_groups if len(tail) < REMEMBERED_LENGTH else _groups)(tail)
+        if end is None or groups is None:
             return None
-        known = _known(change["groups"])
-        if known is None or not body.endswith(known[0]):
-            return None
-        text = f"{start}{index}{middle}{body[: -len(known[0])]}{end}"
+        text = f"{start}{index}{middle}{body}{end}"
         if len(text) >= max_bytes:
             return None
-        ready.append((text, known[1]))
+        ready.append((text, groups))
     return ready
 
 
-def _parsed(body: str) -> dict[str, Json]:
+def _end(body: str) -> str | None:
+    """What an event ends with whose change begins so; None if that is not a usual one."""
     try:
-        change: dict[str, Json] = loads_regular(f"{{{body}}}")
-        return change
+        change: dict[str, Json] = loads_strict(f"{{{body}}}")
     except (ValueError, RecursionError):
-        return {}
+        return None
+    if change.get("kind") not in KINDS or may_be_deep(body):
+        return None
+    keys = tuple(change)
+    if keys == INSERTED:
+        return ',"changed":[]}'
+    if keys == UPDATED and isinstance(change["changed"], list):
+        return "}"
+    return None
 
 
-@lru_cache(REMEMBERED_TOPICS)
 def _columns(topic: str, model: str | None) -> str:
     return f'"topic":{dumps(topic)},"model":{dumps(model)}'
 
 
-def _known(names: Json) -> tuple[str, tuple[str, ...]] | None:
+_remembered_columns = lru_cache(REMEMBERED_TOPICS)(_columns)
+
+
+def _groups(text: str) -> tuple[str, ...] | None:
+    """The groups of a JSON array, each once; None if it is none of valid names."""
     try:
-        return _tail(tuple(names))
-    except TypeError:  # no list of names
+        names = loads_strict(text)
+        return (
+            tuple(dict.fromkeys(map(check_group, names))) if isinstance(names, list) else None
+        )
+    except (ValueError, RecursionError):  # InvalidGroup is one
         return None
 
 
-@lru_cache(REMEMBERED_GROUPS)
-def _tail(names: tuple[str, ...]) -> tuple[str, tuple[str, ...]] | None:
-    """How a change ends that goes to these groups, and the groups; None if some are no names."""
-    try:
-        groups = tuple(dict.fromkeys(map(check_group, names)))
-    except InvalidGroup:
-        return None
-    return f',"groups":{dumps(names)}', groups
+_remembered_groups = lru_cache(REMEMBERED_GROUPS)(_groups)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..conf import MIB
 from ..jsontext import Json, dumps, loads
 from ..ledger.rows import Change
-from ..ledger.texts import Ready
 from ..ledger.ticks import Tick
 
 VERSION = 1
@@ -119,17 +118,15 @@ class TickFrames:
         """Take one change into the frames of its groups."""
         if not change.groups:
             return []
-        return self.add_texts([(fitting(change.event, self.max_event_bytes), change.groups)])
+        return self.add_text(fitting(change.event, self.max_event_bytes), change.groups)
 
-    def add_texts(self, texts: Iterable[Ready]) -> list[Outgoing]:
-        """Take events that are encoded already, each below `max_event_bytes`."""
-        frames: list[Outgoing] = []
-        for text, groups in texts:
-            for group in groups:
-                self._append(group, text)
-            if self._held_bytes + self._open_bytes > self._max_held:
-                frames += self._overflow()
-        return frames
+    def add_text(self, text: str, groups: tuple[str, ...]) -> list[Outgoing]:
+        """Take an event that is encoded already, and below `max_event_bytes`."""
+        for group in groups:
+            self._append(group, text)
+        if self._held_bytes + self._open_bytes <= self._max_held:
+            return []
+        return self._overflow()
 
     def finish(self) -> Iterator[Outgoing]:
         """End all frames."""

@@ -137,12 +137,16 @@ class Ticker:
         await self._queue.put(item)
         self._metrics.queue_depth = len(self._queue)
 
-    def _frames(self, row: LedgerRow, built: TickFrames, tick: Tick) -> Iterable[Outgoing]:
+    def _frames(self, row: LedgerRow, built: TickFrames, tick: Tick) -> Iterator[Outgoing]:
         texts = ready_texts(row, built.max_event_bytes)
         if texts is None:
-            return self._frames_of_changes(row, built, tick)
+            yield from self._frames_of_changes(row, built, tick)
+            return
         self._metrics.events += len(texts)
-        return built.add_texts(texts)
+        for text, groups in texts:
+            # One by one: what a row with many groups fills must go before it fills more.
+            if frames := built.add_text(text, groups):
+                yield from frames
 
     def _frames_of_changes(
         self, row: LedgerRow, built: TickFrames, tick: Tick

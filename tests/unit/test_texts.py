@@ -54,6 +54,7 @@ def insert(data: str, groups: str = '["things"]') -> str:
         row(insert('{"a":0.1,"b":1e5,"c":-7,"d":null,"e":true}')),
         row(insert("{}", "[]"), INSERT),
         row(insert("{}", '["a","b","a"]')),
+        row(insert("{}", '[ "things" ]')),
     ],
 )
 def test_what_is_cut_says_what_is_parsed(held: LedgerRow) -> None:
@@ -87,12 +88,19 @@ def test_what_is_cut_says_what_is_parsed(held: LedgerRow) -> None:
         row(insert("{}", '[{"a":1}]')),
         row(insert("{}", '"things"')),
         row(insert("{}", "null")),
-        row(insert("{}", '[ "things" ]')),
         row(
             insert('[{"a":1,"groups":[]},{"kind":"y"}]', "[]"),
             '{ "kind":"insert","pk":2,"data":{},"groups":[]}',
         ),
         row(insert('[{"a":1,"groups":[]},{"kind":"y"}]', "[]"), "5", INSERT),
+        row(
+            '{"kind":"insert","pk":1,"data":1,"groups":["secret"],"groups":["things"]}',
+        ),
+        row('{"kind":"insert","pk":1,"data":1,"\\u0067roups":["secret"],"groups":["things"]}'),
+        row('{"kind":"insert","pk":1,"data":1,"changed":false,"groups":["things"]}'),
+        row('{"kind":"insert","pk":1,"data":1,"changed":NaN,"groups":["things"]}'),
+        row('{"kind":"insert","pk":NaN,"pk":1,"data":1,"groups":["things"]}'),
+        row(insert("Infinity")),
         row("1"),
         row('{"kind":"insert"'),
         row('{"kind":"insert}'),
@@ -107,3 +115,19 @@ def test_an_event_that_is_too_large_leaves_its_row_to_the_parser() -> None:
     held = row(INSERT, insert(f'{{"name":"{"x" * MAX_BYTES}"}}'))
     assert ready_texts(held, MAX_BYTES) is None
     assert ready_texts(held, 2 * MAX_BYTES) is not None
+
+
+def test_groups_are_told_apart_however_long_their_list_is() -> None:
+    groups = [f"room-{number}" for number in range(200)]
+    ready = ready_texts(row(insert("{}", json.dumps(groups, separators=(",", ":")))), MAX_BYTES)
+    assert ready is not None
+    assert ready[0][1] == tuple(groups)
+
+
+@pytest.mark.parametrize("odd", ["", ',"n":12345678901234567890123'])
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_json_goes_without_data_and_stops_nobody(constant: str, odd: str) -> None:
+    (change,) = changes_of(row(insert(f'{{"a":{constant}{odd}}}')))
+    assert change.event["truncated"] is True
+    assert changes_of(row(INSERT.replace('"pk":7', f'"pk":{constant}'))) == []
+    assert changes_of(row(INSERT)) != []
