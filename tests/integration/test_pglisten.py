@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import re
 import signal
@@ -15,6 +16,7 @@ from channels.layers import BaseChannelLayer
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from django_pgnotify.management.commands.pglisten import frozen
 from tests.pglisten import StartPglisten, execute, publish, receive_data
 from tests.servers.fixtures import StartPgBouncer
 from tests.servers.postgres import Postgres
@@ -190,3 +192,10 @@ def test_standby_takes_over_when_the_leader_is_killed(
 
     found = async_to_sync(subscribe_and_see)()
     assert list(dict.fromkeys(found)) == ["before", "meanwhile", "after"]
+
+
+def test_what_is_loaded_is_kept_from_the_collector_and_given_back() -> None:
+    before = gc.get_freeze_count()  # some Pythons begin with a few hundred
+    with frozen():
+        assert gc.get_freeze_count() > before + 10_000
+    assert gc.get_freeze_count() == 0
