@@ -85,11 +85,6 @@ def loads_regular(text: str) -> Json:
     return json.loads(text, parse_constant=refuse)
 
 
-def loads_strict(text: str) -> Json:
-    """The same for what is JSON by the letter; whatever else it is raises ValueError."""
-    return json.loads(text, parse_constant=refuse) if orjson is None else orjson.loads(text)
-
-
 def refuse(constant: str) -> Json:
     """Raise ValueError for NaN and infinities, which Python takes for JSON and others don't."""
     raise ValueError(f"{constant} is not JSON")

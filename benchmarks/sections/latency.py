@@ -88,41 +88,26 @@ def run(place: Place) -> Findings:
 
 
 def _calm_rows(layer: str, taken: Taken, naive: Taken) -> list[Row]:
-    bare, with_row = (percentile(taken.floor[name], 0.5) for name in (BARE, WITH_ROW))
     what = f"{CALM} events/s{_made(taken, CALM)}, {layer}"
-    p50 = percentile(taken.ours, 0.5)
-    p99, floor99 = percentile(taken.ours, 0.99), percentile(taken.floor[BARE], 0.99)
+    others = {**taken.floor, NAIVE: naive.ours}
+    compared = (
+        (50, BARE, P50_OF_FLOOR),
+        (50, WITH_ROW, None),
+        (50, NAIVE, None),
+        (99, BARE, P99_CALM_MS),
+        (99, NAIVE, None),
+    )
     return [
-        Row(
-            what=f"p50 at {what}",
-            unit="ms",
-            ours=p50,
-            base=bare,
-            base_name=BARE,
-            target=P50_OF_FLOOR,
-        ),
-        Row(what=f"p50 at {what}", unit="ms", ours=p50, base=with_row, base_name=WITH_ROW),
-        Row(
-            what=f"p50 at {what}",
-            unit="ms",
-            ours=p50,
-            base=percentile(naive.ours, 0.5),
-            base_name=NAIVE,
-        ),
-        Row(
-            what=f"p99 at {what}",
-            unit="ms",
-            ours=p99,
-            base=floor99,
-            base_name=BARE,
-            target=P99_CALM_MS,
-        ),
-        Row(
-            what=f"p99 at {what}",
-            unit="ms",
-            ours=p99,
-            base=percentile(naive.ours, 0.99),
-            base_name=NAIVE,
+        *(
+            Row(
+                what=f"p{share} at {what}",
+                unit="ms",
+                ours=percentile(taken.ours, share / 100),
+                base=percentile(others[name], share / 100),
+                base_name=name,
+                target=target,
+            )
+            for share, name, target in compared
         ),
         Row(what=f"lost at {what}", unit="events", ours=taken.lost, target=NOTHING),
     ]

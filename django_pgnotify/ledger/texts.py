@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from ..events import KINDS, format_time
 from ..groups import check_group
-from ..jsontext import Json, dumps, escape_non_ascii, loads_strict
+from ..jsontext import Json, dumps, escape_non_ascii, loads_regular
 from .exact import may_be_deep, may_be_odd
 from .rows import REMEMBERED_GROUPS, LedgerRow
 
@@ -26,7 +26,7 @@ UPDATED = (*INSERTED, "changed")
 """The keys of a usual change in their order, before ``groups``."""
 REMEMBERED_TOPICS = 1000
 REMEMBERED_LENGTH = 500
-"""Characters of a topic, or of an event's groups, that are worth to be remembered: a few names."""
+"""Characters of a topic and model, or of an event's groups, that are worth to be remembered."""
 
 
 def ready_texts(row: LedgerRow, max_bytes: int) -> list[Ready] | None:
@@ -34,6 +34,8 @@ def ready_texts(row: LedgerRow, max_bytes: int) -> list[Ready] | None:
     event has `max_bytes` or more. Never raises."""
     text = row.changes
     if not (text.startswith(FIRST) and text.endswith(LAST)) or row.is_control:
+        return None
+    if len(row.topic) + len(row.model or "") > REMEMBERED_LENGTH:
         return None
     if may_be_odd(text) or (row.context and row.context_keys):
         return None
@@ -45,8 +47,7 @@ def ready_texts(row: LedgerRow, max_bytes: int) -> list[Ready] | None:
 
 def _framed(row: LedgerRow, pieces: list[str], max_bytes: int) -> list[Ready] | None:
     start = f'{{"id":"{row.id}-'
-    columns = _remembered_columns if len(row.topic) < REMEMBERED_LENGTH else _columns
-    middle = f'",{columns(row.topic, row.model)},"at":"{format_time(row.at)}",'
+    middle = f'",{_columns(row.topic, row.model)},"at":"{format_time(row.at)}",'
     ready = []
     for index, piece in enumerate(pieces):
         head, _, tail = piece.rpartition(GROUPS)
@@ -66,7 +67,7 @@ def _framed(row: LedgerRow, pieces: list[str], max_bytes: int) -> list[Ready] | 
 def _end(body: str) -> str | None:
     """What an event ends with whose change begins so; None if that is not a usual one."""
     try:
-        change: dict[str, Json] = loads_strict(f"{{{body}}}")
+        change: dict[str, Json] = loads_regular(f"{{{body}}}")
     except (ValueError, RecursionError):
         return None
     if change.get("kind") not in KINDS or may_be_deep(body):
@@ -79,17 +80,15 @@ def _end(body: str) -> str | None:
     return None
 
 
+@lru_cache(REMEMBERED_TOPICS)
 def _columns(topic: str, model: str | None) -> str:
     return f'"topic":{dumps(topic)},"model":{dumps(model)}'
-
-
-_remembered_columns = lru_cache(REMEMBERED_TOPICS)(_columns)
 
 
 def _groups(text: str) -> tuple[str, ...] | None:
     """The groups of a JSON array, each once; None if it is none of valid names."""
     try:
-        names = loads_strict(text)
+        names = loads_regular(text)
         return (
             tuple(dict.fromkeys(map(check_group, names))) if isinstance(names, list) else None
         )

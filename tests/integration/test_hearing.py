@@ -13,6 +13,8 @@ import pytest
 from django_pgnotify.connecting import connect
 from django_pgnotify.hearing import Hearing
 from django_pgnotify.relay.connections import abort
+from tests.servers.fixtures import StartProxy
+from tests.servers.postgres import Postgres
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -105,6 +107,23 @@ async def test_a_connection_that_was_lost_before_ends_it_too() -> None:
         with pytest.raises(psycopg.OperationalError):
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await ear.hearing.run()
+
+
+async def test_a_stream_that_makes_no_sense_any_more_ends_it(
+    start_proxy: StartProxy, postgres: Postgres
+) -> None:
+    proxy = start_proxy(postgres.url())
+    plain = proxy.url(postgres.url())
+    async with await psycopg.AsyncConnection.connect(
+        plain, autocommit=True, sslmode="disable", gssencmode="disable"
+    ) as connection:
+        running = asyncio.create_task(Ear(connection).hearing.run())
+        await asyncio.sleep(0)
+        # A message of no length: libpq gives the connection up then, and raises nothing.
+        proxy.write_to_all(b"A\x00\x00\x00\x00")
+        with pytest.raises(psycopg.OperationalError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await running
 
 
 async def test_cancelled_it_leaves_the_connection_to_others() -> None:

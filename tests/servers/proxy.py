@@ -49,6 +49,15 @@ class TcpProxy:
         self._refusing = True
         self._call(self._cut)
 
+    def write_to_all(self, data: bytes) -> None:
+        """Put bytes of our own into all connections, in both directions."""
+
+        def write() -> None:
+            for writer in self._writers:
+                writer.write(data)
+
+        self._call(write)
+
     def silence(self) -> None:
         """Hold all bytes back, in both directions, until ``resume()``: a black hole."""
         self._call(self._flowing.clear)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import Any
 
 import pytest
 from django.utils.safestring import mark_safe
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from django_pgnotify.layers.encoding import decode, encode
@@ -31,6 +32,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(text, values, max_size=5))
+@example({"": math.inf})
 def test_every_message_survives_in_ascii_without_nul(message: dict[str, Any]) -> None:
     body = encode(message)
     assert body.isascii()
