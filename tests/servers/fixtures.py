@@ -38,6 +38,10 @@ VERSION = os.environ.get("PGNOTIFY_TEST_POSTGRES", DEFAULT_VERSION)
 def pytest_configure() -> None:
     """Let SIGTERM end the run as Ctrl-C does, so that it stops the servers it started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell has its background jobs ignore Ctrl-C, and so would all that tests start: those that
+    # press it would wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
