@@ -13,7 +13,7 @@ from ..connecting import APPLICATION_NAME, connect
 from ..ending import end
 from ..exceptions import LedgerMissing
 from ..ledger.positions import Look, look
-from ..ledger.reader import Expired, read_range_with_xids
+from ..ledger.reader import Expired, read_range
 from ..ledger.rows import LedgerRow
 from ..ledger.ticks import Tick, schema_of_ledger
 
@@ -102,10 +102,10 @@ class Access:
 
     async def read(
         self, after: Tick, upto: Tick, groups: Collection[str] | None
-    ) -> AsyncGenerator[tuple[int, LedgerRow], None]:
-        """See read_range_with_xids()."""
+    ) -> AsyncGenerator[LedgerRow, None]:
+        """See read_range()."""
         async with self._reads.use() as (connection, schema):
-            rows = read_range_with_xids(connection, schema, after, upto, groups)
+            rows = read_range(connection, schema, after, upto, groups)
             async with aclosing(rows):
                 async for row in rows:
                     yield row

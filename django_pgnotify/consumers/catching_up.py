@@ -187,8 +187,8 @@ class CatchingUp:
         patience = PATIENCE_SECONDS
         rows = self._access.read(ranges.after, ranges.upto, list(ranges.by_group))
         async with aclosing(rows):
-            async for xid, row in rows:
-                for one in self._add(ranges, xid, row):
+            async for row in rows:
+                for one in self._add(ranges, row):
                     patience -= await _wait_for_room(one, patience)
                 if self._epoch != epoch:
                     break
@@ -197,12 +197,12 @@ class CatchingUp:
         for one in ranges.all:
             one.finish()
 
-    def _add(self, ranges: Ranges, xid: int, row: LedgerRow) -> list[Range]:
+    def _add(self, ranges: Ranges, row: LedgerRow) -> list[Range]:
         changes = changes_of(row)
         if row.is_control:
             self._revoked(group for change in changes for group in change.groups)
             return []
-        return [one for change in changes for one in ranges.add(xid, change)]
+        return [one for change in changes for one in ranges.add(int(row.xid), change)]
 
 
 class _ControlSink:

@@ -53,10 +53,6 @@ class Snapshot:
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)
 
 
-Values = tuple[Any, ...]
-"""A row's xid as text, and its ``COLUMNS``."""
-
-
 async def read_range(
     connection: AsyncConnection[Any],
     schema: str,
@@ -71,23 +67,8 @@ async def read_range(
     batches = read_batches(connection, schema, after, upto, groups, topic=topic, hold=hold)
     async with aclosing(batches):
         async for batch in batches:
-            for _, *values in batch:
-                yield LedgerRow.of(values)
-
-
-async def read_range_with_xids(
-    connection: AsyncConnection[Any],
-    schema: str,
-    after: Tick,
-    upto: Tick,
-    groups: Collection[str] | None,
-) -> AsyncGenerator[tuple[int, LedgerRow], None]:
-    """The same, each row with its transaction's xid."""
-    batches = read_batches(connection, schema, after, upto, groups)
-    async with aclosing(batches):
-        async for batch in batches:
-            for xid, *values in batch:
-                yield int(xid), LedgerRow.of(values)
+            for row in batch:
+                yield row
 
 
 async def read_batches(
@@ -99,7 +80,7 @@ async def read_batches(
     *,
     topic: str | None = None,
     hold: bool = False,
-) -> AsyncGenerator[list[Values], None]:
+) -> AsyncGenerator[list[LedgerRow], None]:
     """The rows that `upto` sees and `after` did not, by id, as many at once as may be held.
 
     With `groups`, rows that can't concern one of them are left out as far as that is cheap;
@@ -115,8 +96,8 @@ async def read_batches(
     parameters = {**_parameters(after, upto, groups), "topic": topic}
     # Most ranges are short, and a cursor costs four round trips more.
     rows = await _fetch(connection, _sized(SHORT, query), parameters)
-    if not rows or len(rows) == rows[0][0] <= ROWS_PER_FETCH:
-        yield [tuple(values) for _, *values in rows]
+    if not rows or len(rows) == rows[0][NUMBER] <= ROWS_PER_FETCH:
+        yield [LedgerRow.of(values[:NUMBER]) for values in rows]
     else:
         del rows
         async with nullcontext() if hold else connection.transaction():
@@ -125,7 +106,7 @@ async def read_batches(
             await connection.execute(declare + query, parameters, prepare=False)
             fetches = await _fetches(connection, query, parameters, _filters(groups))
             while rows := await _fetch(connection, next(fetches)):
-                yield rows
+                yield list(map(LedgerRow.of, rows))
             await connection.execute(CLOSE)
     # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
     await _check_untrimmed(connection, schema, after)
@@ -159,7 +140,7 @@ CURSOR = sql.SQL("DECLARE django_pgnotify_range NO SCROLL CURSOR FOR ")
 HELD_CURSOR = sql.SQL("DECLARE django_pgnotify_range NO SCROLL CURSOR WITH HOLD FOR ")
 CLOSE = sql.SQL("CLOSE django_pgnotify_range")
 RANGE: LiteralString = """
-    SELECT xid::text, {columns} FROM {schema}.django_pgnotify_ledger
+    SELECT {columns} FROM {schema}.django_pgnotify_ledger
     WHERE (xid >= pg_snapshot_xmax(%(after)s::pg_snapshot)
                 AND xid < pg_snapshot_xmax(%(upto)s::pg_snapshot)
             OR xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(after)s::pg_snapshot))))
@@ -167,10 +148,12 @@ RANGE: LiteralString = """
         {concerns} {of_topic}
     ORDER BY id
 """
+NUMBER = -2
+"""Column of ``SHORT`` behind those of the row."""
 # Each row with how many there are, up to one too many. Those that do not fit are left out:
 # octet_length() of a stored text asks its header only.
 SHORT: LiteralString = """
-    SELECT number, xid, {columns} FROM (
+    SELECT * FROM (
         SELECT *, count(*) OVER () AS number,
             sum(octet_length(changes)) OVER (ORDER BY id) - octet_length(changes) AS before
         FROM ({range} LIMIT {limit}) AS first) AS sized
@@ -208,7 +191,6 @@ def _query(schema: str, groups: Collection[str] | None, topic: str | None) -> sq
 def _sized(query: LiteralString, ranged: sql.Composed) -> sql.Composed:
     return sql.SQL(query).format(
         range=ranged,
-        columns=sql.SQL(COLUMNS),
         limit=ROWS_PER_FETCH + 1,
         rows=ROWS_AT_ONCE,
         bytes=BYTES_AT_ONCE,

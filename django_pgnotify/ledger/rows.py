@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator
-from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
-from ..events import KINDS, Event, format_time
+from ..events import KINDS, Event
 from ..exceptions import InvalidGroup
 from ..groups import RESERVED_PREFIX, check_group
 from ..jsontext import Json, loads, loads_regular, refuse
@@ -26,8 +25,12 @@ logger = logging.getLogger("django_pgnotify")
 
 REMEMBERED_GROUPS = 10_000
 """Group names that are known to be valid, about 200 bytes each."""
-COLUMNS = "id, topic, model, changes, at, context, context_keys"
-"""What to select for ``LedgerRow.of(row)``: its fields, in their order."""
+COLUMNS: LiteralString = """
+    id, topic, model, changes, context, context_keys, xid::text AS xid_text,
+    replace(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000', '') AS at
+"""
+"""What to select for ``LedgerRow.of(row)``: its fields, in their order. The time as it travels,
+since Python takes 3 us to read and write one, and PostgreSQL 0.5."""
 
 
 class LedgerRow(NamedTuple):
@@ -41,12 +44,14 @@ class LedgerRow(NamedTuple):
     """``label_lower`` of the model; None for messages."""
     changes: str
     """JSON text: an array with one object per event."""
-    at: datetime
-    """When it was written."""
     context: str | None
     """``event_context`` of its transaction, as JSON text."""
     context_keys: list[str] | None
     """Keys of the context that subscribers may see."""
+    xid: str
+    """Its transaction."""
+    at: str
+    """When it was written, as ``format_time`` gives it."""
 
     @classmethod
     def of(cls, values: Iterable[Any]) -> LedgerRow:
@@ -97,7 +102,6 @@ def _parsed(
     context, odd_context = _context(row, context_keys)
     odd = odd or odd_context
     check_depth = may_be_deep(row.changes)
-    at = format_time(row.at)
     for index, change in enumerate(changes):
         if not _is_change(change):
             logger.error(
@@ -106,7 +110,7 @@ def _parsed(
             continue
         if check_depth and is_deep(change.get("data")):
             change["truncated"] = True
-        yield change, _event_object(row, index, at, change, context), odd
+        yield change, _event_object(row, index, change, context), odd
 
 
 def _is_change(change: Json) -> bool:
@@ -142,7 +146,7 @@ def _context(row: LedgerRow, keys: Collection[str] | None) -> tuple[dict[str, Js
 
 
 def _event_object(
-    row: LedgerRow, index: int, at: str, change: dict[str, Json], context: dict[str, Json]
+    row: LedgerRow, index: int, change: dict[str, Json], context: dict[str, Json]
 ) -> dict[str, Json]:
     """The object of ``Event.to_json``, made directly: this runs for every event."""
     get = change.get
@@ -154,7 +158,7 @@ def _event_object(
         "pk": get("pk"),
         "data": get("data"),
         "changed": _list(get("changed")),
-        "at": at,
+        "at": row.at,
     }
     if get("truncated"):
         del obj["data"]

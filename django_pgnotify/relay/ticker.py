@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 
 from ..conf import settings
@@ -112,35 +112,39 @@ class Ticker:
             max_bytes=settings.MAX_FRAME_BYTES,
             control=self._last_control,
         )
-        await self._put_frames(few or (), built, tick)
+        if few is not None:
+            await self._put_frames(few, built, tick)
         if few is None:
             schema = self._leader.schema
             batches = read_batches(self._reader, schema, self.tick, tick, None, hold=True)
             async with aclosing(batches):
-                async for batch in batches:
-                    rows = (LedgerRow.of(values) for _, *values in batch)
+                async for rows in batches:
                     await self._put_frames(rows, built, tick)
         for frame in built.finish():
             await self._put(frame)
         await self._put(tick)
         self.tick = tick
 
-    async def _put_frames(
-        self, rows: Iterable[LedgerRow], built: TickFrames, tick: Tick
-    ) -> None:
-        for row in rows:
-            self._rows += 1
-            for frame in self._frames(row, built, tick):
-                await self._put(frame)
+    async def _put_frames(self, rows: list[LedgerRow], built: TickFrames, tick: Tick) -> None:
+        self._rows += len(rows)
+        for frame in self._frames(rows, built, tick):
+            await self._put(frame)
 
     async def _put(self, item: Item) -> None:
         await self._queue.put(item)
         self._metrics.queue_depth = len(self._queue)
 
-    def _frames(self, row: LedgerRow, built: TickFrames, tick: Tick) -> Iterator[Outgoing]:
-        texts = ready_texts(row, built.max_event_bytes)
+    def _frames(
+        self, rows: list[LedgerRow], built: TickFrames, tick: Tick
+    ) -> Iterator[Outgoing]:
+        texts = ready_texts(rows, built.max_event_bytes)
         if texts is None:
-            yield from self._frames_of_changes(row, built, tick)
+            # One that is unusual takes its time; the others of its batch are cut one by one.
+            for row in rows:
+                if len(rows) == 1:
+                    yield from self._frames_of_changes(row, built, tick)
+                else:
+                    yield from self._frames([row], built, tick)
             return
         self._metrics.events += len(texts)
         for text, groups in texts:

@@ -16,7 +16,7 @@ from django_pgnotify.consumers import access, hub
 from django_pgnotify.consumers.catching_up import CatchingUp
 from django_pgnotify.groups import HUB_GROUP
 from django_pgnotify.ledger.positions import Position
-from django_pgnotify.ledger.reader import read_range_with_xids
+from django_pgnotify.ledger.reader import read_range
 from tests.hub_kit import PATIENCE_SECONDS, Browser, OpenConsumer, publish, query, relay, tell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -91,10 +91,10 @@ class Reads:
 
         def counted_read(*args: Any) -> Any:
             self.reads += 1
-            return read_range_with_xids(*args)
+            return read_range(*args)
 
         monkeypatch.setattr(access, "look", counted_look)
-        monkeypatch.setattr(access, "read_range_with_xids", counted_read)
+        monkeypatch.setattr(access, "read_range", counted_read)
 
 
 @pytest.fixture

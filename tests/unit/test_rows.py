@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -28,7 +27,8 @@ def row(
         topic=topic,
         model="shop.order",
         changes=changes,
-        at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        at="2026-01-02T03:04:05Z",
+        xid="9",
         context=context,
         context_keys=more.get("context_keys"),
     )

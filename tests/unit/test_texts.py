@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,9 +29,14 @@ def read_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def row(*changes: str, **more: Any) -> LedgerRow:
-    values = {"topic": "t", "model": "shop.order", "context": None, "context_keys": None}
-    at = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
-    return LedgerRow(id=5, at=at, changes=f"[{','.join(changes)}]", **{**values, **more})
+    values: dict[str, Any] = {
+        "topic": "t",
+        "model": "shop.order",
+        "context": None,
+        "context_keys": None,
+    }
+    values |= {"id": 5, "xid": "9", "at": "2026-01-02T03:04:05.000678Z"}
+    return LedgerRow(changes=f"[{','.join(changes)}]", **{**values, **more})
 
 
 def insert(data: str, groups: str = '["things"]') -> str:
@@ -58,7 +62,7 @@ def insert(data: str, groups: str = '["things"]') -> str:
     ],
 )
 def test_what_is_cut_says_what_is_parsed(held: LedgerRow) -> None:
-    ready = ready_texts(held, MAX_BYTES)
+    ready = ready_texts([held], MAX_BYTES)
     assert ready is not None
     assert all(text.isascii() for text, _ in ready)
     changes = changes_of(held)
@@ -108,18 +112,47 @@ def test_what_is_cut_says_what_is_parsed(held: LedgerRow) -> None:
     ],
 )
 def test_what_is_not_as_our_sql_writes_it_is_left_to_the_parser(held: LedgerRow) -> None:
-    assert ready_texts(held, MAX_BYTES) is None
+    assert ready_texts([held], MAX_BYTES) is None
+
+
+def test_rows_that_are_parsed_together_are_told_apart() -> None:
+    rows = [row(INSERT, id=1), row(UPDATE, INSERT, id=2, topic="u"), row(MESSAGE, id=3)]
+    ready = ready_texts(rows, MAX_BYTES)
+    assert ready == [text for each in rows for text in ready_texts([each], MAX_BYTES) or ()]
+    assert [json.loads(text)["id"] for text, _ in ready] == ["1-0", "2-0", "2-1", "3-0"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        # Each begins and ends as a row does; together they make as many objects as rows.
+        [
+            row('{"kind":"insert","pk":1,"data":1},{"kind":"insert","pk":2,"data":[{}'),
+            row('{"kind":"insert","pk":3,"data":1}]}'),
+        ],
+        [
+            row('{"kind":"insert","pk":1,"data":[{"a":1,"groups":[]}'),
+            row('{"kind":"insert","pk":2,"data":{"a":1}],"groups":[]}'),
+        ],
+        [row(INSERT), row('{"kind":"insert","pk":1,"data":{},"moved":true,"groups":["g"]}')],
+        [row(INSERT), row(insert('{"n":1e400}'))],
+    ],
+)
+def test_what_is_right_only_together_is_not_cut(rows: list[LedgerRow]) -> None:
+    assert ready_texts(rows, MAX_BYTES) is None
 
 
 def test_an_event_that_is_too_large_leaves_its_row_to_the_parser() -> None:
     held = row(INSERT, insert(f'{{"name":"{"x" * MAX_BYTES}"}}'))
-    assert ready_texts(held, MAX_BYTES) is None
-    assert ready_texts(held, 2 * MAX_BYTES) is not None
+    assert ready_texts([held], MAX_BYTES) is None
+    assert ready_texts([held], 2 * MAX_BYTES) is not None
 
 
 def test_groups_are_told_apart_however_long_their_list_is() -> None:
     groups = [f"room-{number}" for number in range(200)]
-    ready = ready_texts(row(insert("{}", json.dumps(groups, separators=(",", ":")))), MAX_BYTES)
+    ready = ready_texts(
+        [row(insert("{}", json.dumps(groups, separators=(",", ":"))))], MAX_BYTES
+    )
     assert ready is not None
     assert ready[0][1] == tuple(groups)
 

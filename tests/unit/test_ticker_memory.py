@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -39,7 +38,7 @@ def wide_row() -> LedgerRow:
     groups = json.dumps([f"user-{n}" for n in range(GROUPS)], separators=(",", ":"))
     event = f'{{"kind":"insert","pk":1,"data":{{"x":"{"x" * 2000}"}},"groups":{groups}}}'
     changes = f"[{','.join([event] * EVENTS)}]"
-    return LedgerRow(1, "t", "m.n", changes, datetime.now(UTC), None, None)
+    return LedgerRow(1, "t", "m.n", changes, None, None, "9", "2026-01-02T03:04:05Z")
 
 
 def test_a_row_with_many_groups_is_not_held_in_memory_for_each_of_them() -> None:
@@ -47,7 +46,7 @@ def test_a_row_with_many_groups_is_not_held_in_memory_for_each_of_them() -> None
     built = TickFrames(epoch="e", tick=TICK, chain=Chain(0), max_bytes=MIB, control=0)
     tracemalloc.start()
     try:
-        sent = sum(frame.size for frame in ticker()._frames(row, built, TICK))
+        sent = sum(frame.size for frame in ticker()._frames([row], built, TICK))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
