@@ -16,6 +16,7 @@ from ..ledger.texts import ready_texts
 from ..ledger.ticks import Tick
 from ..metrics import Metrics
 from . import frames
+from .ahead import ahead
 from .connections import Connection, aborted_after
 from .epoch import Start, unsent_ticks
 from .frames import Chain, Outgoing, TickFrames
@@ -114,11 +115,11 @@ class Ticker:
         )
         if few is not None:
             await self._put_frames(few, built, tick)
-        if few is None:
+        else:
             schema = self._leader.schema
             batches = read_batches(self._reader, schema, self.tick, tick, None, hold=True)
-            async with aclosing(batches):
-                async for rows in batches:
+            async with aclosing(ahead(batches)) as upcoming:
+                async for rows in upcoming:
                     await self._put_frames(rows, built, tick)
         for frame in built.finish():
             await self._put(frame)
