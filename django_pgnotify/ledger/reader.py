@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -80,6 +80,7 @@ async def read_batches(
     *,
     topic: str | None = None,
     hold: bool = False,
+    is_long: bool = False,
 ) -> AsyncGenerator[list[LedgerRow], None]:
     """The rows that `upto` sees and `after` did not, by id, as many at once as may be held.
 
@@ -89,27 +90,37 @@ async def read_batches(
     More rows than ROWS_PER_FETCH, or than BYTES_AT_ONCE, are streamed in a transaction on this
     connection; close the iterator if you leave it early. For a reader that may stop for long,
     `hold` lets the server copy the rows first: an open transaction would keep vacuum from the
-    whole database. Then leave early only to close the connection. Raises Expired, after the last
-    row, if some may have been trimmed: what was read is then incomplete.
+    whole database. Then leave early only to close the connection. `is_long` says that the range is
+    known to be so long. Raises Expired, after the last row, if some may have been trimmed: what was
+    read is then incomplete.
     """
     query = _query(schema, groups, topic)
     parameters = {**_parameters(after, upto, groups), "topic": topic}
     # Most ranges are short, and a cursor costs four round trips more.
-    rows = await _fetch(connection, _sized(SHORT, query), parameters)
-    if not rows or len(rows) == rows[0][NUMBER] <= ROWS_PER_FETCH:
-        yield [LedgerRow.of(values[:NUMBER]) for values in rows]
+    short = None if is_long else await _short(connection, query, parameters)
+    if short is not None:
+        yield short
     else:
-        del rows
         async with nullcontext() if hold else connection.transaction():
             # Not psycopg's server-side cursor: cancelled while it closes, it warns for ever after.
             declare = HELD_CURSOR if hold else CURSOR
-            await connection.execute(declare + query, parameters, prepare=False)
+            await connection.execute(declare + query + BY_ID, parameters, prepare=False)
             fetches = await _fetches(connection, query, parameters, _filters(groups))
             while rows := await _fetch(connection, next(fetches)):
                 yield list(map(LedgerRow.of, rows))
             await connection.execute(CLOSE)
     # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
     await _check_untrimmed(connection, schema, after)
+
+
+async def _short(
+    connection: AsyncConnection[Any], query: sql.Composed, parameters: dict[str, Any]
+) -> list[LedgerRow] | None:
+    """All rows, if they can be held at once."""
+    rows = await _fetch(connection, _sized(SHORT, query), parameters)
+    if not rows or len(rows) == rows[0][NUMBER] <= ROWS_PER_FETCH:
+        return [LedgerRow.of(values[:NUMBER]) for values in rows]
+    return None
 
 
 async def _fetch(
@@ -129,10 +140,14 @@ async def _fetches(
     filters: bool,
 ) -> Iterator[sql.Composed]:
     """One FETCH after the other, without end, each for what may be held at once."""
-    numbers = []
+    numbers: Iterable[int] = ()
     if not filters:
-        sizes = await _fetch(connection, _sized(SIZES, query), parameters)
-        numbers = [number for (number,) in sizes]
+        ((largest,),) = await _fetch(connection, _sized(LARGEST, query), parameters)
+        if (largest or 0) * ROWS_AT_ONCE <= BYTES_AT_ONCE:
+            numbers = repeat(ROWS_AT_ONCE)
+        else:
+            sizes = await _fetch(connection, _sized(SIZES, query), parameters)
+            numbers = [number for (number,) in sizes]
     return map(FETCH.format, chain(numbers, repeat(ROWS_PER_FETCH)))
 
 
@@ -146,8 +161,8 @@ RANGE: LiteralString = """
             OR xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(after)s::pg_snapshot))))
         AND pg_visible_in_snapshot(xid, %(upto)s::pg_snapshot)
         {concerns} {of_topic}
-    ORDER BY id
 """
+BY_ID = sql.SQL(" ORDER BY id")
 NUMBER = -2
 """Column of ``SHORT`` behind those of the row."""
 # Each row with how many there are, up to one too many. Those that do not fit are left out:
@@ -156,10 +171,11 @@ SHORT: LiteralString = """
     SELECT * FROM (
         SELECT *, count(*) OVER () AS number,
             sum(octet_length(changes)) OVER (ORDER BY id) - octet_length(changes) AS before
-        FROM ({range} LIMIT {limit}) AS first) AS sized
+        FROM ({range} ORDER BY id LIMIT {limit}) AS first) AS sized
     WHERE before < {bytes} ORDER BY id
 """
-# How many rows go together.
+LARGEST: LiteralString = "SELECT max(octet_length(changes)) FROM ({range}) AS range"
+# How many rows go together. It takes a sort more.
 SIZES: LiteralString = """
     SELECT count(*) FROM (
         SELECT (row_number() OVER (ORDER BY id) - 1) / {rows} AS by_rows,

@@ -88,7 +88,7 @@ class Ticker:
         if taken is None:
             return False
         self._on_tick()
-        await self._read(*taken)
+        await self._read(*taken, is_long=True)
         return True
 
     async def empty_if_full(self) -> bool:
@@ -103,7 +103,9 @@ class Ticker:
         self._on_tick()
         return True
 
-    async def _read(self, tick: Tick, few: list[LedgerRow] | None = None) -> None:
+    async def _read(
+        self, tick: Tick, few: list[LedgerRow] | None = None, *, is_long: bool = False
+    ) -> None:
         """Put the tick's frames; `few` are its rows if they are known already."""
         self._metrics.in_progress.append(time.monotonic())
         built = TickFrames(
@@ -116,8 +118,15 @@ class Ticker:
         if few is not None:
             await self._put_frames(few, built, tick)
         else:
-            schema = self._leader.schema
-            batches = read_batches(self._reader, schema, self.tick, tick, None, hold=True)
+            batches = read_batches(
+                self._reader,
+                self._leader.schema,
+                self.tick,
+                tick,
+                None,
+                hold=True,
+                is_long=is_long,
+            )
             async with aclosing(ahead(batches)) as upcoming:
                 async for rows in upcoming:
                     await self._put_frames(rows, built, tick)
