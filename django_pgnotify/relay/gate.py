@@ -11,8 +11,8 @@ after its first row. So the relay takes an xid after it has opened the gate, and
 oldest running transaction is younger. (Not when none of those is left that were running: a
 snapshot's list can be empty while a writer has its xid but is not in a snapshot yet.)
 
-A session begins dozing: its predecessor may have been lost while it was awake, and its session may
-still shut the gate until the server ends it. A slow poll stays
+A session catches up behind a shut gate, and then dozes: its predecessor may have been lost while it
+was awake, and its session may still shut the gate until the server ends it. A slow poll stays
 behind all of it, for a stranger's transaction that stays open for hours and for a lost bell.
 """
 
@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from typing import Any, LiteralString, Self
 
@@ -143,6 +143,13 @@ class Gate:
     async def leave(self) -> None:
         """Take back a request for the lock, so that no backend waits for it after us."""
         await self._take_back()
+
+    @asynccontextmanager
+    async def kept_shut(self) -> AsyncIterator[None]:
+        """Within, nobody rings: for a relay that reads on anyway, whatever is written."""
+        await self._shut(asyncio.get_running_loop().time())
+        yield
+        await self._reopen()
 
     async def wait(self, bell: asyncio.Event, *, rows: int, took: float) -> None:
         """Return when it is time to look again, after a look that found `rows` ledger rows and

@@ -125,8 +125,9 @@ class Relay:
 
     async def catch_up(self, stopping: asyncio.Event) -> None:
         """Read all there is, and return when it has been sent."""
-        await self._ticker.catch_up(stopping)
-        await self._progress.wait_sent(self._ticker.tick.number)
+        async with self._gate.kept_shut():
+            await self._ticker.catch_up(stopping)
+            await self._progress.wait_sent(self._ticker.tick.number)
 
     async def empty_if_full(self) -> None:
         """Empty a ledger in which the triggers have stopped to write, if all is done with."""

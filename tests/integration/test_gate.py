@@ -23,6 +23,7 @@ from django_pgnotify.ledger.bell import BELL_PG_CHANNEL, gate_key
 from django_pgnotify.relay import gate as module
 from django_pgnotify.relay.gate import Gate, State
 from tests.pglisten import StartPglisten, execute, publish, receive_data
+from tests.servers.process import free_port
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -119,6 +120,24 @@ def test_a_gate_that_is_waited_for_is_shut_for_newcomers(
                 await gate._reopen()
 
         async_to_sync(wait_behind_it)()
+
+
+def test_nobody_rings_for_a_relay_that_is_still_catching_up(
+    start_pglisten: StartPglisten, writer: psycopg.Connection[Any], rings: Callable[[], int]
+) -> None:
+    writer.execute(WRITE)
+    assert rings() == 1
+    # Its layer is down: what it has read can't be sent, so it does not get ready.
+    nowhere = {"hosts": [f"redis://127.0.0.1:{free_port()}/0"]}
+    layer = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": nowhere}
+    pglisten = start_pglisten(layers={"default": layer})
+    pglisten.wait_for("does not take frames")
+    writer.execute(WRITE)
+    assert rings() == 0
+    pglisten.process.kill()
+    wait_until(lambda: not is_shut())
+    writer.execute(WRITE)
+    assert rings() == 1
 
 
 def test_a_savepoint_that_is_rolled_back_takes_its_ring_with_it_and_the_next_statement_rings(
