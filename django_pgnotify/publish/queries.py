@@ -172,7 +172,7 @@ class EventQueries:
         )
 
     def _update(self, pairs: str, moves: str, slow: str = "") -> str:
-        differs = self._differs() if "update" in self.on else "false"
+        differs = self._differs(quickly=not slow) if "update" in self.on else "false"
         if self.condition:
             differs = f'{NEW}."~in" AND {differs}'
         return self._event(
@@ -244,20 +244,28 @@ class EventQueries:
     def _same_key(self) -> str:
         return " AND ".join(map(self.columns.same_key, self.pk))
 
-    def _differs(self) -> str:
-        if self.changed is None:
-            return f"{OLD} *<> {NEW}"
-        return (
-            "NOT (" + " AND ".join(self.columns.same(column) for column in self.changed) + ")"
-        )
+    def _differs(self, *, quickly: bool = False) -> str:
+        """True of a pair to report. `quickly` for many rows: to compare whole rows takes longer
+        than to compare some columns, which are most often where the difference is."""
+        if self.changed is not None:
+            return self._any_differs(self.changed)
+        whole = f"{OLD} *<> {NEW}"
+        if quickly and (columns := self._without_key(self.data)):
+            return f"({self._any_differs(columns)} OR {whole})"
+        return whole
+
+    def _any_differs(self, columns: list[Column]) -> str:
+        return "NOT (" + " AND ".join(map(self.columns.same, columns)) + ")"
+
+    def _without_key(self, columns: list[Column]) -> list[Column]:
+        """Of a pair, which has the same key, only these can differ."""
+        keys = {column.field.column for column in self.pk}
+        return [column for column in columns if column.field.column not in keys]
 
     def _changed(self) -> list[str]:
-        # A pair has the same key, so that only other columns can differ.
-        keys = {column.field.column for column in self.pk}
         names = " || ".join(
             f"CASE WHEN {self.columns.same(column)} THEN '' ELSE {literal(',' + json.dumps(column.name))} END"
-            for column in self.data
-            if column.field.column not in keys
+            for column in self._without_key(self.data)
         )
         listed = [f"ltrim({names}, ',')"] if names else []
         return [Raw(',"changed":['), *listed, Raw("]")]
