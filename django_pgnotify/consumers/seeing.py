@@ -3,42 +3,71 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping
 
 from ..events import Event, dumps
+from .asking import Consumer
 from .batches import Batch, EncodedEvent, Packer
 from .browser import reset
 from .outbox import Item
+from .subscription import Subscription
 
 logger = logging.getLogger(__name__)
 
-Visible = Callable[[list[Event]], Awaitable[list[Event]]]
 
+class Sight:
+    """One client's, by its consumer's visible()."""
 
-async def see(visible: Visible, batch: Batch, *, using: str) -> AsyncIterator[Item]:
-    """Frames with what `visible` leaves of the batch, as many as it takes.
+    def __init__(self, consumer: Consumer, subscriptions: Mapping[str, Subscription]) -> None:
+        self._consumer = consumer
+        self._subscriptions = subscriptions
+        self._begun: set[str] = set()
+        """Groups of which the client has a batch without its end."""
 
-    One of them may be empty. If `visible` fails, the client gets a reset: an event that it
-    should have seen may be missing.
-    """
-    try:
-        encoded = await _ask(visible, batch, using)
-    except Exception:
-        logger.exception("visible() failed: its client gets a reset of %r", batch.group)
-        yield reset(batch.group, batch.position, "gap")
-        return
-    packer = Packer(batch.group, tick=batch.tick, before=batch.before, after=batch.position)
-    for part in packer.pack(encoded, more=batch.more):
-        yield part
+    def forget(self, group: str) -> None:
+        """The client has left the group."""
+        self._begun.discard(group)
 
+    async def of(self, batch: Batch) -> AsyncIterator[Item]:
+        """Frames with what the consumer leaves of the batch, as many as it takes.
 
-async def _ask(visible: Visible, batch: Batch, using: str) -> tuple[EncodedEvent, ...]:
-    sources = {event.id: event for event in batch.events}
-    durable = batch.tick is not None
-    events = [
-        Event.from_json(event.decoded(), using=using, durable=durable) for event in batch.events
-    ]
-    return tuple(_encode(event, sources.get(event.id)) for event in await visible(events))
+        If visible() fails, the client gets a reset: an event that it should have seen may be
+        missing.
+        """
+        try:
+            encoded = await self._ask(batch)
+        except Exception:
+            logger.exception("visible() failed: its client gets a reset of %r", batch.group)
+            yield reset(batch.group, batch.position, "gap")
+            return
+        packer = Packer(batch.group, tick=batch.tick, before=batch.before, after=batch.position)
+        for part in packer.pack(encoded, more=batch.more):
+            if self._says_something(part):
+                yield part
+
+    async def _ask(self, batch: Batch) -> tuple[EncodedEvent, ...]:
+        sources = {event.id: event for event in batch.events}
+        durable, using = batch.tick is not None, self._consumer.using
+        events = [
+            Event.from_json(event.decoded(), using=using, durable=durable)
+            for event in batch.events
+        ]
+        seen = await self._consumer.visible(events)
+        return tuple(_encode(event, sources.get(event.id)) for event in seen)
+
+    def _says_something(self, seen: Batch) -> bool:
+        """False for a batch of which nothing is left: its frame would tell that something has
+        happened. The end of what was sent with ``more`` is told all the same."""
+        begun = seen.group in self._begun
+        if not seen.more:
+            self._begun.discard(seen.group)
+        elif seen.events:
+            self._begun.add(seen.group)
+        if seen.events or (begun and not seen.more):
+            return True
+        if (subscription := self._subscriptions.get(seen.group)) is not None:
+            subscription.withheld = True
+        return False
 
 
 def _encode(event: Event, source: EncodedEvent | None) -> EncodedEvent:

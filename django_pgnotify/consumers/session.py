@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
-from typing import Protocol, cast
+from typing import cast
 
 from ..conf import settings
 from ..ending import end
-from ..events import Event
 from ..ledger.positions import Look, Position, ResetReason
 from ..ledger.ticks import Tick
 from . import snapshots
+from .asking import Consumer, authorized
 from .batches import Batch
 from .browser import (
-    Answer,
     ErrorCode,
     Subscribe,
     Unsubscribe,
@@ -28,8 +26,9 @@ from .browser import (
 )
 from .hub import Hub
 from .outbox import Item, Outbox
-from .seeing import see
+from .seeing import Sight
 from .snapshots import Taken
+from .standing import Standing
 from .subscription import Hidden, Subscription
 
 logger = logging.getLogger(__name__)
@@ -43,21 +42,6 @@ _closing: set[asyncio.Task[None]] = set()
 
 class ClientGone(Exception):
     """The connection does not take frames any more; the server is about to say so."""
-
-
-class Consumer(Protocol):
-    """What a session asks of the consumer that it belongs to."""
-
-    using: str
-
-    def authorize(self, group: str) -> Awaitable[bool]:
-        """May this client have the group's events?"""
-
-    def visible(self, events: list[Event]) -> Awaitable[list[Event]]:
-        """Which of these events, and in what shape?"""
-
-    def snapshot(self, group: str) -> Iterable[object] | None:
-        """The state that the group's events change."""
 
 
 class Session:
@@ -77,37 +61,34 @@ class Session:
         filters: bool,
         takes_snapshots: bool,
     ) -> None:
-        self.subscriptions: dict[str, Subscription] = {}
+        self.standing = Standing()
+        self.subscriptions = self.standing.subscriptions
         self.outbox = Outbox(
             send=self._send,
-            stamp=self._stamp if stamps else None,
-            overflowed=self._overflowed,
+            stamp=self.standing.stamp if stamps else None,
+            overflowed=self.standing.overflowed,
         )
         self._consumer = consumer
         self._send_frame = send
         self._failed = failed
-        self._filters = filters
+        self._sight = Sight(consumer, self.subscriptions) if filters else None
         self._takes_snapshots = takes_snapshots
-        self._hub: Hub | None = None
         # A list and no deque, a task only while there is work: there are thousands of sessions.
         self._requests: list[Subscribe | Unsubscribe | str] = []
         self._is_open = False
         self._is_working = False
         """True while requests are worked off, and after a failure there."""
         self._context = copy_context()
-        self._expected: set[str] = set()
-        self._begun: set[str] = set()
-        """Groups of which the client has a batch without its end."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @property
     def is_idle(self) -> bool:
         """True if it has no group, and none to come."""
-        return not self.subscriptions and not self._expected
+        return not self.subscriptions and not self.standing.expected
 
     def expect(self, groups: Iterable[str]) -> None:
         """These groups are about to be requested: no stamp leaves them out."""
-        self._expected.update(groups)
+        self.standing.expected.update(groups)
 
     def start(self) -> None:
         """Begin to work and to send."""
@@ -136,7 +117,7 @@ class Session:
         tasks, self._tasks = list(self._tasks.values()), {}
         await end(tasks)
         self.outbox.close()
-        hub, self._hub = self._hub, None
+        hub, self.standing.hub = self.standing.hub, None
         if hub is None:
             return
         try:
@@ -145,17 +126,6 @@ class Session:
         finally:
             self.subscriptions.clear()
             await hub.leave()
-
-    async def authorized(self, group: str) -> bool:
-        """Ask the consumer; whatever goes wrong there is a refusal."""
-        try:
-            answer = self._consumer.authorize(group)
-            if inspect.isawaitable(answer):
-                return bool(await answer)
-            logger.error("authorize() must be an async function: %r refused", group)
-        except Exception:
-            logger.exception("authorize() failed: %r refused", group)
-        return False
 
     # Requests -----------------------------------------------------------------------------
 
@@ -201,10 +171,10 @@ class Session:
         if known is None and len(self.subscriptions) >= settings.MAX_GROUPS_PER_SOCKET:
             limit = settings.MAX_GROUPS_PER_SOCKET
             self._refuse(group, "too_many", f"Subscribe to {limit} groups at most.")
-        elif not (request.is_authorized or await self.authorized(group)):
+        elif not (request.is_authorized or await authorized(self._consumer, group)):
             await self._forbid(group)
         elif known is not None and since is None:
-            position = self.position_of(known)
+            position = self.standing.position_of(known)
             if position is not None:
                 self.outbox.put(subscribed(group, position))
         else:
@@ -212,15 +182,15 @@ class Session:
             await self._enter(group, since)
 
     async def _enter(self, group: str, since: str | None) -> None:
-        hub = self._hub = self._hub or Hub.enter(self._consumer.using)
+        hub = self.standing.hub = self.standing.hub or Hub.enter(self._consumer.using)
         subscription = Subscription(group, self.outbox, self._check_again)
         self.subscriptions[group] = subscription
-        self._expected.discard(group)
+        self.standing.expected.discard(group)
         position = None if since is None else Position.parse(since)
         numbers = () if position is None else (position.tick,)
         look = await hub.attach(subscription, numbers)
         # Again: a revoke may have come before we could hear of it.
-        if not await self.authorized(group):
+        if not await authorized(self._consumer, group):
             await self._forbid(group)
             return
         if subscription.floor is None:  # another row of ticks has begun meanwhile
@@ -262,7 +232,7 @@ class Session:
         self._refuse(group, "forbidden", "You may not subscribe to this group.")
 
     def _refuse(self, group: str, code: ErrorCode, message: str) -> None:
-        self._expected.discard(group)
+        self.standing.expected.discard(group)
         self.outbox.put(error(code, message, group))
 
     async def _send_snapshot(self, hub: Hub, subscription: Subscription, look: Look) -> None:
@@ -282,7 +252,7 @@ class Session:
             subscription.awaits_snapshot = False
             return
         # Again: the rows may be younger than the answer that let the client in.
-        if not await self.authorized(group):
+        if not await authorized(self._consumer, group):
             await self._expel(subscription)
             return
         for answer in snapshot(group, taken.rows, before=look.position, after=taken.position):
@@ -300,10 +270,11 @@ class Session:
 
     async def _leave(self, group: str) -> None:
         subscription = self.subscriptions.pop(group, None)
-        if subscription is not None and self._hub is not None:
-            await self._hub.detach(subscription)
+        if subscription is not None and self.standing.hub is not None:
+            await self.standing.hub.detach(subscription)
             self.outbox.forget(group)
-            self._begun.discard(group)
+            if self._sight is not None:
+                self._sight.forget(group)
 
     def _check_again(self, group: str) -> None:
         if group not in self._requests:
@@ -314,14 +285,14 @@ class Session:
         subscription = self.subscriptions.get(group)
         if subscription is None:
             return
-        if not await self.authorized(group):
+        if not await authorized(self._consumer, group):
             await self._expel(subscription)
         elif group not in self._requests:
             # Else another revoke has come: the answer is older than what follows it.
             subscription.release("authorizing")
 
     async def _expel(self, subscription: Subscription) -> None:
-        group, position = subscription.group, self.position_of(subscription)
+        group, position = subscription.group, self.standing.position_of(subscription)
         position = position or subscription.stands
         if position is None:
             await self._forbid(group)
@@ -331,61 +302,10 @@ class Session:
 
     # What is sent -------------------------------------------------------------------------
 
-    def position_of(self, subscription: Subscription) -> Position | None:
-        """Where the client will stand in the group when it has what is queued; None while that
-        lacks events and a reset is to come."""
-        if subscription.is_cut:
-            return None
-        return subscription.place(self._reached(subscription))
-
-    def _reached(self, subscription: Subscription) -> Position | None:
-        group = None if self._hub is None else self._hub.groups.get(subscription.group)
-        return None if group is None else group.position
-
-    def _stamp(self, item: Item) -> str | None:
-        """The position from which a client could resume all of its groups after this item."""
-        positions = [self._position_after(item, one) for one in self.subscriptions.values()]
-        known = [position for position in positions if position is not None]
-        if not known or len(known) < len(positions) or self._expected:
-            return None
-        if len({position.epoch for position in known}) > 1:
-            return None  # some groups' resets are still to come
-        if len(known) > 1 and any(position.snapshot for position in known):
-            return None  # what one group's snapshot has seen, others may not have told
-        return min(known, key=lambda position: position.tick).token
-
-    def _position_after(self, item: Item, subscription: Subscription) -> Position | None:
-        # Who comes back with a position gets no snapshot, and no reset of before it.
-        if subscription.awaits_snapshot or subscription.owes_reset:
-            return None
-        own = item.position if item.group == subscription.group else None
-        return own or self.position_of(subscription)
-
-    def _overflowed(self) -> Iterator[Answer]:
-        for subscription in self.subscriptions.values():
-            answer = subscription.overflow(self._reached(subscription))
-            if answer is not None:
-                yield answer
-
     async def _send(self, item: Item, stamp: str | None) -> None:
-        if self._filters and isinstance(item, Batch) and item.events:
-            async for seen in see(self._consumer.visible, item, using=self._consumer.using):
-                if not isinstance(seen, Batch) or self._says_something(seen):
-                    is_whole = item.more or not seen.more
-                    await self._send_frame(seen.type, seen.text, stamp if is_whole else None)
-        else:
+        if self._sight is None or not isinstance(item, Batch) or not item.events:
             await self._send_frame(item.type, item.text, stamp)
-
-    def _says_something(self, seen: Batch) -> bool:
-        """False for a batch of which nothing is left: its frame would tell that something has
-        happened. The end of what was sent with ``more`` is told all the same."""
-        begun = seen.group in self._begun
-        if not seen.more:
-            self._begun.discard(seen.group)
-        elif seen.events:
-            self._begun.add(seen.group)
-        if seen.events or (begun and not seen.more):
-            return True
-        if (subscription := self.subscriptions.get(seen.group)) is not None:
-            subscription.withheld = True
-        return False
+            return
+        async for seen in self._sight.of(item):
+            is_whole = item.more or not seen.more
+            await self._send_frame(seen.type, seen.text, stamp if is_whole else None)

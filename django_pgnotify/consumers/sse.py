@@ -13,6 +13,7 @@ from channels.generic.http import AsyncHttpConsumer
 
 from ..ending import end
 from ..exceptions import InvalidGroup
+from .asking import authorized
 from .base import Subscriber
 from .browser import Subscribe, check_wanted_group, error
 from .session import ClientGone
@@ -99,7 +100,7 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
         except InvalidGroup as problem:
             await self.send_response(HTTPStatus.BAD_REQUEST, str(problem).encode())
             return
-        allowed = [group for group in wanted if await self.session.authorized(group)]
+        allowed = [group for group in wanted if await authorized(self, group)]
         if not wanted:
             await self.send_response(HTTPStatus.BAD_REQUEST, b"Ask for a group.")
         elif not allowed or not self.origin_allowed(without=True):

@@ -60,7 +60,7 @@ class Page:
             takes_snapshots=False,
         )
         self.groups = {name: Group(name) for name in groups}
-        self.session._hub = cast(
+        self.session.standing.hub = cast(
             Hub, SimpleNamespace(groups=self.groups, detach=self._nothing, leave=self._nothing)
         )
         for name, group in self.groups.items():
