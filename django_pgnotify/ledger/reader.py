@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 1000
 """Ledger rows held at once: about half a megabyte of Python beside their JSON."""
 BYTES_AT_ONCE = MIB
 """JSON of ledger rows held at once, but for the last row: it may be a chunk of 4 MiB, or one
-event of 16."""
+event of 16. (A reader that looks ahead holds this twice.)"""
 ROWS_PER_FETCH = 20
 """Where the size is not asked beforehand, because each row's text is searched for groups."""
 MAX_GROUPS_TO_FILTER_BY = 32
@@ -104,8 +104,11 @@ async def read_batches(
         async with nullcontext() if hold else connection.transaction():
             # Not psycopg's server-side cursor: cancelled while it closes, it warns for ever after.
             declare = HELD_CURSOR if hold else CURSOR
-            await connection.execute(declare + query + BY_ID, parameters, prepare=False)
-            fetches = await _fetches(connection, query, parameters, _filters(groups))
+            # Before the cursor: after it, rows can only become fewer.
+            are_small = await _are_small(connection, query, parameters, _filters(groups))
+            cursor = _sized(declare + ALL, query)
+            await connection.execute(cursor, parameters, prepare=False)
+            fetches = await _fetches(connection, query, parameters, _filters(groups), are_small)
             while rows := await _fetch(connection, next(fetches)):
                 yield list(map(LedgerRow.of, rows))
             await connection.execute(CLOSE)
@@ -133,53 +136,65 @@ async def _fetch(
     return rows
 
 
+async def _are_small(
+    connection: AsyncConnection[Any],
+    query: sql.Composed,
+    parameters: dict[str, Any],
+    filters: bool,
+) -> bool:
+    """True if ROWS_AT_ONCE of the rows can be held at once, whichever they are."""
+    if filters:
+        return False
+    ((largest,),) = await _fetch(connection, _sized(LARGEST, query), parameters)
+    return (largest or 0) * ROWS_AT_ONCE <= BYTES_AT_ONCE
+
+
 async def _fetches(
     connection: AsyncConnection[Any],
     query: sql.Composed,
     parameters: dict[str, Any],
     filters: bool,
+    are_small: bool,
 ) -> Iterator[sql.Composed]:
     """One FETCH after the other, without end, each for what may be held at once."""
     numbers: Iterable[int] = ()
-    if not filters:
-        ((largest,),) = await _fetch(connection, _sized(LARGEST, query), parameters)
-        if (largest or 0) * ROWS_AT_ONCE <= BYTES_AT_ONCE:
-            numbers = repeat(ROWS_AT_ONCE)
-        else:
-            sizes = await _fetch(connection, _sized(SIZES, query), parameters)
-            numbers = [number for (number,) in sizes]
+    if are_small:
+        numbers = repeat(ROWS_AT_ONCE)
+    elif not filters:
+        sizes = await _fetch(connection, _sized(SIZES, query), parameters)
+        numbers = [number for (number,) in sizes]
     return map(FETCH.format, chain(numbers, repeat(ROWS_PER_FETCH)))
 
 
-CURSOR = sql.SQL("DECLARE django_pgnotify_range NO SCROLL CURSOR FOR ")
-HELD_CURSOR = sql.SQL("DECLARE django_pgnotify_range NO SCROLL CURSOR WITH HOLD FOR ")
+CURSOR: LiteralString = "DECLARE django_pgnotify_range NO SCROLL CURSOR FOR "
+HELD_CURSOR: LiteralString = "DECLARE django_pgnotify_range NO SCROLL CURSOR WITH HOLD FOR "
 CLOSE = sql.SQL("CLOSE django_pgnotify_range")
 RANGE: LiteralString = """
-    SELECT {columns} FROM {schema}.django_pgnotify_ledger
+    SELECT * FROM {schema}.django_pgnotify_ledger
     WHERE (xid >= pg_snapshot_xmax(%(after)s::pg_snapshot)
                 AND xid < pg_snapshot_xmax(%(upto)s::pg_snapshot)
             OR xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(after)s::pg_snapshot))))
         AND pg_visible_in_snapshot(xid, %(upto)s::pg_snapshot)
         {concerns} {of_topic}
 """
-BY_ID = sql.SQL(" ORDER BY id")
-NUMBER = -2
+ALL: LiteralString = "SELECT {columns} FROM ({range}) AS range ORDER BY id"
+NUMBER = -1
 """Column of ``SHORT`` behind those of the row."""
-# Each row with how many there are, up to one too many. Those that do not fit are left out:
 # octet_length() of a stored text asks its header only.
+SIZE: LiteralString = "(octet_length(changes) + coalesce(octet_length(context), 0))"
+# Each row with how many there are, up to one too many. Those that do not fit are left out.
 SHORT: LiteralString = """
-    SELECT * FROM (
-        SELECT *, count(*) OVER () AS number,
-            sum(octet_length(changes)) OVER (ORDER BY id) - octet_length(changes) AS before
+    SELECT {columns}, number FROM (
+        SELECT *, count(*) OVER () AS number, sum({size}) OVER (ORDER BY id) - {size} AS before
         FROM ({range} ORDER BY id LIMIT {limit}) AS first) AS sized
     WHERE before < {bytes} ORDER BY id
 """
-LARGEST: LiteralString = "SELECT max(octet_length(changes)) FROM ({range}) AS range"
+LARGEST: LiteralString = "SELECT max({size}) FROM ({range}) AS range"
 # How many rows go together. It takes a sort more.
 SIZES: LiteralString = """
     SELECT count(*) FROM (
         SELECT (row_number() OVER (ORDER BY id) - 1) / {rows} AS by_rows,
-            sum(octet_length(changes)) OVER (ORDER BY id) / {bytes} AS by_bytes
+            sum({size}) OVER (ORDER BY id) / {bytes} AS by_bytes
         FROM ({range}) AS range) AS sized
     GROUP BY by_rows, by_bytes ORDER BY by_rows, by_bytes
 """
@@ -197,7 +212,6 @@ OF_TOPIC: LiteralString = " AND topic = %(topic)s"
 
 def _query(schema: str, groups: Collection[str] | None, topic: str | None) -> sql.Composed:
     return sql.SQL(RANGE).format(
-        columns=sql.SQL(COLUMNS),
         schema=sql.Identifier(schema),
         concerns=sql.SQL(CONCERNS if _filters(groups) else ""),
         of_topic=sql.SQL(OF_TOPIC if topic is not None else ""),
@@ -207,6 +221,8 @@ def _query(schema: str, groups: Collection[str] | None, topic: str | None) -> sq
 def _sized(query: LiteralString, ranged: sql.Composed) -> sql.Composed:
     return sql.SQL(query).format(
         range=ranged,
+        columns=sql.SQL(COLUMNS),
+        size=sql.SQL(SIZE),
         limit=ROWS_PER_FETCH + 1,
         rows=ROWS_AT_ONCE,
         bytes=BYTES_AT_ONCE,

@@ -27,10 +27,12 @@ REMEMBERED_GROUPS = 10_000
 """Group names that are known to be valid, about 200 bytes each."""
 COLUMNS: LiteralString = """
     id, topic, model, changes, context, context_keys, xid::text AS xid_text,
-    replace(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000', '') AS at
+    replace(to_char(greatest('0001-01-01 UTC', least(at, '9999-12-31 UTC')) AT TIME ZONE 'UTC',
+        'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), '.000000', '') AS at
 """
 """What to select for ``LedgerRow.of(row)``: its fields, in their order. The time as it travels,
-since Python takes 3 us to read and write one, and PostgreSQL 0.5."""
+since Python takes 3 us to read and write one, and PostgreSQL 0.5; of the years that Python knows,
+whatever somebody may have written there."""
 
 
 class LedgerRow(NamedTuple):

@@ -53,8 +53,7 @@ def ready_texts(rows: Sequence[LedgerRow], max_bytes: int) -> list[Ready] | None
         middle = f'",{columns},"at":"{row.at}",'
         # Between quotes a quote is escaped, so only a nested object can look like a boundary. Then
         # what is left and right of it is no object, and is not cut.
-        pieces = escape_non_ascii(text)[len(FIRST) : -len(LAST)].split(BETWEEN)
-        for index, piece in enumerate(pieces):
+        for index, piece in enumerate(text[len(FIRST) : -len(LAST)].split(BETWEEN)):
             head, _, tail = piece.rpartition(GROUPS)
             names = (_remembered_groups if len(tail) < REMEMBERED_LENGTH else _groups)(tail)
             if names is None:
@@ -75,7 +74,8 @@ def _framed(
     ready = []
     for start, body, change, names in zip(starts, bodies, changes, groups, strict=True):
         end = _end(change)
-        text = f"{start}{body}{end}"
+        # Not before it is parsed: what is no escape may become one (a backslash before an e acute).
+        text = escape_non_ascii(f"{start}{body}{end}")
         if end is None or len(text) >= max_bytes or may_be_deep(body):
             return None
         ready.append((text, names))

@@ -28,6 +28,16 @@ FIXED_SIZE = (
     models.DecimalField,  # 131,072 digits before the point and 16,383 after it
 )
 
+COMPARED = (
+    models.IntegerField,
+    models.BooleanField,
+    models.UUIDField,
+    models.DateField,
+    models.DecimalField,
+    models.CharField,
+)
+"""Fields with an overload of ``pgnotify_same`` of their own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
@@ -107,3 +117,8 @@ def may_be_large(column: Column) -> bool:
         return False
     length = getattr(target, "max_length", None)
     return length is None or length > SMALL_CHARACTERS
+
+
+def is_quick_to_compare(column: Column) -> bool:
+    """True if ``pgnotify_same`` compares the values themselves and not texts of theirs."""
+    return isinstance(column.target, COMPARED) and not may_be_large(column)

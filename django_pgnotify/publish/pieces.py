@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..ledger.install import literal
-from .columns import NEW, OLD, Columns, may_be_large
+from .columns import NEW, OLD, Columns, is_quick_to_compare, may_be_large
 from .declaration import Column, Group
 from .text import Raw, concatenated
 
@@ -80,7 +80,8 @@ class Pieces:
         if self.changed is not None:
             return self._any_differs(self.changed)
         whole = f"{OLD} *<> {NEW}"
-        if quickly and (columns := self._without_key(self.data)):
+        columns = [c for c in self._without_key(self.data) if is_quick_to_compare(c)]
+        if quickly and columns:
             return f"({self._any_differs(columns)} OR {whole})"
         return whole
 

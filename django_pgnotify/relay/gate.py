@@ -58,6 +58,9 @@ DOZE_SECONDS = 1.0
 """How long a dozing relay looks often. Who is still open then is found by the slow poll."""
 DOZE_PAUSE_SECONDS = 0.005
 
+CANCEL_AGAIN_SECONDS = 0.1
+"""Between two cancellations of a request for the lock; one takes a connection."""
+
 SHUT = sql.SQL("SELECT pg_advisory_lock({})")
 OPEN: LiteralString = "SELECT pg_advisory_unlock_all()"
 IS_OPEN: LiteralString = "SELECT pg_try_advisory_lock_shared(%s)"
@@ -147,7 +150,7 @@ class Gate:
     @asynccontextmanager
     async def kept_shut(self) -> AsyncIterator[None]:
         """Within, nobody rings: for a relay that reads on anyway, whatever is written."""
-        await self._shut(asyncio.get_running_loop().time())
+        self._shut(asyncio.get_running_loop().time())
         yield
         await self._reopen()
 
@@ -160,7 +163,7 @@ class Gate:
         if self.state is State.AWAKE:
             await self._wait_awake(rows, took, now)
         elif self._is_crowded(now):
-            await self._shut(now)
+            self._shut(now)
         elif self.state is State.DOZING:
             await self._wait_dozing(bell, rows, now)
         else:
@@ -189,27 +192,32 @@ class Gate:
             is_short = self._opened_xid is None or now - self._opened_at < DOZE_SECONDS
             await _rung(bell, DOZE_PAUSE_SECONDS if is_short else settings.POLL_SECONDS)
 
-    async def _shut(self, now: float) -> None:
+    def _shut(self, now: float) -> None:
         """Ask for the lock: from then on nobody rings. Writers that rang may hold it for long."""
         self.state = State.AWAKE
         self._shut_at = now
         self._rings = 0
         self._pause = MIN_PAUSE_SECONDS
         self._shutting = asyncio.create_task(self._request(), name="gate")
+        # Whoever ends the session has an error of its own to tell.
+        self._shutting.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _request(self) -> None:
-        """The server gives up by itself, after its lock_timeout, unless it has frozen."""
-        with aborted_after(2 * settings.LEADER_TIMEOUT_SECONDS, self.connection):
-            await self.connection.execute(SHUT.format(self._key))
+        """The server gives up by itself, after its lock_timeout, unless it has frozen; then it is
+        asked again."""
+        is_shut = False
+        while not is_shut:
+            with (
+                suppress(errors.LockNotAvailable),
+                aborted_after(2 * settings.LEADER_TIMEOUT_SECONDS, self.connection),
+            ):
+                await self.connection.execute(SHUT.format(self._key))
+                is_shut = True
 
     def _heed_shutting(self) -> None:
-        """Ask again where the server gave up waiting; raise what else went wrong."""
-        task = self._shutting
-        if task is None or not task.done() or (error := task.exception()) is None:
-            return
-        if not isinstance(error, errors.LockNotAvailable):
-            raise error
-        self._shutting = asyncio.create_task(self._request(), name="gate")
+        """Raise what went wrong."""
+        if self._shutting is not None and self._shutting.done():
+            self._shutting.result()
 
     async def _reopen(self) -> None:
         """Open the gate, and begin to doze."""
@@ -225,9 +233,11 @@ class Gate:
         task, self._shutting = self._shutting, None
         if task is None:
             return
-        if not task.done():
+        while not task.done():
+            # Again and again: the server forgets one that comes before its query has begun.
             await self.connection.cancel_safe(timeout=settings.LEADER_TIMEOUT_SECONDS)
-        with suppress(errors.QueryCanceled, errors.LockNotAvailable):
+            await asyncio.wait([task], timeout=CANCEL_AGAIN_SECONDS)
+        with suppress(errors.QueryCanceled):
             await task
 
     async def _note_opened(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -30,6 +32,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 WRITE = "SELECT pgnotify_publish('t', '1')"
 MARKER = "test_gate_marker"
 PATIENCE_SECONDS = 20.0
+LEADER_TIMEOUT_SECONDS = 10.0
+"""As shipped."""
 GATE_IS_SHUT = (
     "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"
     " AND (classid::bigint << 32) | objid::bigint = %s"
@@ -111,7 +115,7 @@ def test_a_gate_that_is_waited_for_is_shut_for_newcomers(
         async def wait_behind_it() -> None:
             gate = await Gate.open("default", "public")
             async with gate.connection:
-                await gate._shut(0.0)
+                gate._shut(0.0)
                 await asyncio.to_thread(wait_until, is_shut)
                 await asyncio.to_thread(writer.execute, WRITE)
                 assert await asyncio.to_thread(rings) == 0
@@ -138,6 +142,58 @@ def test_nobody_rings_for_a_relay_that_is_still_catching_up(
     wait_until(lambda: not is_shut())
     writer.execute(WRITE)
     assert rings() == 1
+
+
+def test_a_gate_that_was_shut_behind_an_open_writer_opens_at_once(
+    writer: psycopg.Connection[Any],
+) -> None:
+    with psycopg.connect(writer.info.dsn, password=writer.info.password) as early:
+        early.execute(WRITE)
+
+        async def shut_and_open() -> None:
+            gate = await Gate.open("default", "public")
+            async with gate.connection, asyncio.timeout(LEADER_TIMEOUT_SECONDS / 2):
+                # Its backend is busy elsewhere when it is asked, and told at once to forget it:
+                # the server does so in this order, and what it was told first is lost.
+                backend = gate.connection.info.backend_pid
+                os.kill(backend, signal.SIGSTOP)
+                asyncio.get_running_loop().call_later(0.05, os.kill, backend, signal.SIGCONT)
+                async with gate.kept_shut():
+                    pass
+            assert not await asyncio.to_thread(is_shut)
+
+        async_to_sync(shut_and_open)()
+
+
+def test_a_gate_is_kept_shut_however_long_a_writer_that_rang_is_open(
+    writer: psycopg.Connection[Any], rings: Callable[[], int], settings: Any
+) -> None:
+    settings.PGNOTIFY = {**getattr(settings, "PGNOTIFY", {}), "LEADER_TIMEOUT_SECONDS": 0.5}
+    with psycopg.connect(writer.info.dsn, password=writer.info.password) as early:
+        early.execute(WRITE)
+
+        async def keep_shut() -> None:
+            gate = await Gate.open("default", "public")
+            backend = gate.connection.info.backend_pid
+            asked = (
+                "SELECT extract(epoch FROM query_start)::text FROM pg_stat_activity"
+                f" WHERE pid = {backend} AND wait_event_type = 'Lock'"
+            )
+            seen: set[Any] = set()
+
+            def asked_again() -> bool:
+                seen.update(writer.execute(asked).fetchall())
+                return len(seen) > 1
+
+            async with gate.connection, gate.kept_shut():
+                await asyncio.to_thread(wait_until, asked_again)
+                await asyncio.to_thread(wait_until, is_shut)
+                await asyncio.to_thread(early.commit)
+                assert await asyncio.to_thread(rings) == 1
+                await asyncio.to_thread(writer.execute, WRITE)
+                assert await asyncio.to_thread(rings) == 0
+
+        async_to_sync(keep_shut)()
 
 
 def test_a_savepoint_that_is_rolled_back_takes_its_ring_with_it_and_the_next_statement_rings(
@@ -216,7 +272,7 @@ async def fall_asleep(sleeper: Sleeper) -> None:
 
 
 async def wake_up(sleeper: Sleeper) -> None:
-    await sleeper.gate._shut(asyncio.get_running_loop().time() - module.AWAKE_SECONDS)
+    sleeper.gate._shut(asyncio.get_running_loop().time() - module.AWAKE_SECONDS)
     await asyncio.to_thread(wait_until, is_shut)
 
 

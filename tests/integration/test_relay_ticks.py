@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import psycopg
@@ -15,9 +16,10 @@ from django.core.management import call_command
 from django.db import connection
 
 from django_pgnotify.connecting import connect
+from django_pgnotify.events import format_time
 from django_pgnotify.ledger import reader, taking, ticks
-from django_pgnotify.ledger.reader import read_range
-from django_pgnotify.ledger.rows import LedgerRow
+from django_pgnotify.ledger.reader import read_batches, read_range
+from django_pgnotify.ledger.rows import LedgerRow, events_of
 from django_pgnotify.ledger.taking import take_tick
 from django_pgnotify.ledger.ticks import Tick
 from django_pgnotify.relay.leader import Leader, lock_key, somebody_leads
@@ -244,6 +246,84 @@ def test_reader_holds_a_bounded_number_of_bytes_and_rows(
     assert max(len(piece) for piece in pieces) <= 50
     texts = [[len(str(value)) for row in piece for value in row] for piece in pieces]
     assert max(sum(lengths) for lengths in texts) <= bound + largest + 50 * 100
+
+
+@pytest.mark.parametrize("column", ["changes", "context"])
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_reader_holds_a_bounded_number_of_bytes_whatever_is_large_or_trimmed_meanwhile(
+    column: str, trimmed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, number = 100_000, 1500
+    values = {"topic": "'t'", "changes": "'[]'", column: f"repeat('x', {size})"}
+    execute(
+        f"INSERT INTO django_pgnotify_ledger ({', '.join(values)})"
+        f" SELECT {', '.join(values.values())} FROM generate_series(1, {number})"
+    )
+    declared = reader._fetches
+
+    async def after_a_trim(connection: Any, *args: Any) -> Any:
+        if trimmed:
+            async with await connect("default", application_name="trimmer") as trimmer:
+                await trimmer.execute("DELETE FROM django_pgnotify_ledger")
+        return await declared(connection, *args)
+
+    monkeypatch.setattr(reader, "_fetches", after_a_trim)
+
+    async def read(one: Any, two: Any) -> list[int]:
+        previous = await ticks.latest_tick(one, "public")
+        tick = await ticks.store_tick(one, "public", previous)
+        assert tick is not None
+        batches = read_batches(two, "public", previous, tick, None, hold=True, is_long=True)
+        async with aclosing(batches):
+            return [len(rows) async for rows in batches]
+
+    numbers = on_connections(read)
+    execute("TRUNCATE django_pgnotify_ledger")
+    assert sum(numbers) == number
+    assert max(numbers) <= max(reader.ROWS_PER_FETCH, reader.BYTES_AT_ONCE // size + 1)
+
+
+@pytest.mark.parametrize("at", ["infinity", "-infinity", "12345-01-01", "0044-03-15 BC"])
+def test_a_time_that_python_does_not_know_stops_nobody(at: str) -> None:
+    execute(
+        "INSERT INTO django_pgnotify_ledger (topic, changes, at)"
+        """ VALUES ('t', '[{"kind":"insert","pk":1,"data":{},"groups":["g"]}]', %s)""",
+        at,
+    )
+
+    async def read(one: Any, two: Any) -> list[LedgerRow]:
+        previous = await ticks.latest_tick(one, "public")
+        tick = await ticks.store_tick(one, "public", previous)
+        assert tick is not None
+        return await rows_between(two, previous, tick)
+
+    (row,) = on_connections(read)
+    (event,) = events_of(row, using="default")
+    assert event.at.tzinfo is not None
+
+
+@pytest.mark.parametrize("style", ["ISO", "German", "SQL, DMY", "Postgres"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/New_York"])
+def test_the_time_of_a_row_is_the_same_text_in_every_session(zone: str, style: str) -> None:
+    times = [
+        datetime(2026, 1, 2, 3, 4, 5, 678900, UTC),
+        datetime(999, 2, 3, 4, 5, 6, 1, UTC),
+        datetime(2024, 10, 27, 1, 30, tzinfo=UTC),
+    ]
+    for at in times:
+        execute(
+            "INSERT INTO django_pgnotify_ledger (topic, changes, at) VALUES ('t', '[]', %s)", at
+        )
+
+    async def read(one: Any, two: Any) -> list[LedgerRow]:
+        previous = await ticks.latest_tick(one, "public")
+        tick = await ticks.store_tick(one, "public", previous)
+        assert tick is not None
+        query = "SELECT set_config('TimeZone', %s, false), set_config('DateStyle', %s, false)"
+        await two.execute(query, [zone, style])
+        return await rows_between(two, previous, tick)
+
+    assert [row.at for row in on_connections(read)] == [format_time(at) for at in times]
 
 
 def test_catching_up_ends_while_others_write_all_the_time() -> None:

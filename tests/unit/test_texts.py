@@ -105,6 +105,8 @@ def test_what_is_cut_says_what_is_parsed(held: LedgerRow) -> None:
         row('{"kind":"insert","pk":1,"data":1,"changed":NaN,"groups":["things"]}'),
         row('{"kind":"insert","pk":NaN,"pk":1,"data":1,"groups":["things"]}'),
         row(insert("Infinity")),
+        row(insert('{"a":"\\é"}')),  # no JSON, and \\u00e9 would be
+        row(insert('{"a":"\\😀"}')),
         row("1"),
         row('{"kind":"insert"'),
         row('{"kind":"insert}'),
