@@ -211,6 +211,19 @@ def test_many_or_large_rows_are_left_to_the_reader(number: int, size: int) -> No
     execute("TRUNCATE django_pgnotify_ledger")  # what stands in it is no JSON
 
 
+async def next_tick(connection: Any) -> tuple[Tick, Tick]:
+    """The latest tick, and the one that is stored now."""
+    previous = await ticks.latest_tick(connection, "public")
+    tick = await ticks.store_tick(connection, "public", previous)
+    assert tick is not None
+    return previous, tick
+
+
+async def read_next_tick(one: Any, two: Any) -> list[LedgerRow]:
+    previous, tick = await next_tick(one)
+    return await rows_between(two, previous, tick)
+
+
 def test_reader_holds_a_bounded_number_of_bytes_and_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -232,13 +245,7 @@ def test_reader_holds_a_bounded_number_of_bytes_and_rows(
         largest,
     )
 
-    async def read(one: Any, two: Any) -> list[LedgerRow]:
-        previous = await ticks.latest_tick(one, "public")
-        tick = await ticks.store_tick(one, "public", previous)
-        assert tick is not None
-        return await rows_between(two, previous, tick)
-
-    rows = on_connections(read)
+    rows = on_connections(read_next_tick)
     execute("TRUNCATE django_pgnotify_ledger")
     assert [row.id for row in rows] == sorted({row.id for row in rows})
     assert len(rows) == 1000
@@ -270,9 +277,7 @@ def test_reader_holds_a_bounded_number_of_bytes_whatever_is_large_or_trimmed_mea
     monkeypatch.setattr(reader, "_fetches", after_a_trim)
 
     async def read(one: Any, two: Any) -> list[int]:
-        previous = await ticks.latest_tick(one, "public")
-        tick = await ticks.store_tick(one, "public", previous)
-        assert tick is not None
+        previous, tick = await next_tick(one)
         batches = read_batches(two, "public", previous, tick, None, hold=True, is_long=True)
         async with aclosing(batches):
             return [len(rows) async for rows in batches]
@@ -291,13 +296,7 @@ def test_a_time_that_python_does_not_know_stops_nobody(at: str) -> None:
         at,
     )
 
-    async def read(one: Any, two: Any) -> list[LedgerRow]:
-        previous = await ticks.latest_tick(one, "public")
-        tick = await ticks.store_tick(one, "public", previous)
-        assert tick is not None
-        return await rows_between(two, previous, tick)
-
-    (row,) = on_connections(read)
+    (row,) = on_connections(read_next_tick)
     (event,) = events_of(row, using="default")
     assert event.at.tzinfo is not None
 
@@ -316,9 +315,7 @@ def test_the_time_of_a_row_is_the_same_text_in_every_session(zone: str, style: s
         )
 
     async def read(one: Any, two: Any) -> list[LedgerRow]:
-        previous = await ticks.latest_tick(one, "public")
-        tick = await ticks.store_tick(one, "public", previous)
-        assert tick is not None
+        previous, tick = await next_tick(one)
         query = "SELECT set_config('TimeZone', %s, false), set_config('DateStyle', %s, false)"
         await two.execute(query, [zone, style])
         return await rows_between(two, previous, tick)

@@ -318,6 +318,20 @@ def test_an_update_of_an_undisclosed_column_says_that_nothing_disclosed_changed(
     assert change["data"] == {"id": 1, "text": "a"}
 
 
+def test_of_many_updated_rows_those_are_told_that_have_changed_anywhere(
+    Thing: Any, ledger: Ledger
+) -> None:
+    Thing.objects.bulk_create([Thing(id=id, text="a", number=0) for id in (1, 2, 3)])
+    ledger.take()
+    # The first in a published column, the second in another one, the third not at all.
+    run(
+        "UPDATE made_thing SET text = CASE id WHEN 1 THEN 'b' ELSE text END,"
+        " number = CASE id WHEN 2 THEN 1 ELSE number END"
+    )
+    told = sorted((change["pk"], change["changed"]) for change in ledger.take())
+    assert told == [(1, ["text"]), (2, [])]
+
+
 def test_a_change_of_the_primary_key_is_a_delete_and_an_insert(
     Thing: Any, ledger: Ledger
 ) -> None:
