@@ -96,7 +96,7 @@ def approximate(value: Json, *, long_integers: bool = False) -> Json:
 
 def may_be_deep(text: str) -> bool:
     """True if the text has brackets enough to pass MAX_DEPTH."""
-    return text.count("[") + text.count("{") > MAX_DEPTH
+    return len(text) > MAX_DEPTH and text.count("[") + text.count("{") > MAX_DEPTH
 
 
 def is_deep(value: Json) -> bool:

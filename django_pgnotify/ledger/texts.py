@@ -21,7 +21,8 @@ from .rows import REMEMBERED_GROUPS, LedgerRow
 Ready = tuple[str, tuple[str, ...]]
 """An event's JSON in ASCII, and the groups that get it."""
 
-FIRST, BETWEEN, LAST = '[{"kind":"', '},{"kind":"', "}]"
+KIND = '"kind":"'
+FIRST, BETWEEN, LAST = "[{" + KIND, "},{" + KIND, "}]"
 GROUPS = ',"groups":'
 INSERTED = ("kind", "pk", "data")
 UPDATED = (*INSERTED, "changed")
@@ -44,13 +45,12 @@ def ready_texts(rows: Sequence[LedgerRow], max_bytes: int) -> list[Ready] | None
     starts: list[str] = []
     bodies: list[str] = []
     groups: list[tuple[str, ...]] = []
-    for row in rows:
-        text = row.changes
-        columns = _columns(row)
+    for number, topic, model, text, context, shown, _, at in rows:
+        columns = None if context and shown else _columns(topic, model)
         if columns is None or not (text.startswith(FIRST) and text.endswith(LAST)):
             return None
-        start = f'{{"id":"{row.id}-'
-        middle = f'",{columns},"at":"{row.at}",'
+        start = f'{{"id":"{number}-'
+        middle = f'",{columns},"at":"{at}",{KIND}'
         # Between quotes a quote is escaped, so only a nested object can look like a boundary. Then
         # what is left and right of it is no object, and is not cut.
         for index, piece in enumerate(text[len(FIRST) : -len(LAST)].split(BETWEEN)):
@@ -60,7 +60,7 @@ def ready_texts(rows: Sequence[LedgerRow], max_bytes: int) -> list[Ready] | None
                 return None
             starts.append(f"{start}{index}{middle}")
             # Without the groups, so that none can stand there twice, once to be shown.
-            bodies.append(f'"kind":"{head}')
+            bodies.append(head)
             groups.append(names)
     return _framed(starts, bodies, groups, max_bytes)
 
@@ -83,10 +83,10 @@ def _framed(
 
 
 def _parsed(bodies: list[str]) -> list[dict[str, Json]] | None:
-    """The object that each of the bodies makes between braces; None if one makes none."""
-    between = f'}},"{MARK}",{{'
+    """The object that each of the bodies makes behind KIND; None if one makes none."""
+    between = f'}},"{MARK}",{{{KIND}'
     try:
-        values = loads_regular(f"[{{{between.join(bodies)}}}]")
+        values = loads_regular(f"[{{{KIND}{between.join(bodies)}}}]")
     except (ValueError, RecursionError):
         return None
     marks = values[1::2]
@@ -106,13 +106,11 @@ def _end(change: dict[str, Json]) -> str | None:
     return None
 
 
-def _columns(row: LedgerRow) -> str | None:
+def _columns(topic: str, model: str | None) -> str | None:
     """What a row's columns say of all its events; None of a row that is no usual one."""
-    if row.context and row.context_keys:
+    if len(topic) + len(model or "") > REMEMBERED_LENGTH:
         return None
-    if len(row.topic) + len(row.model or "") > REMEMBERED_LENGTH:
-        return None
-    return _remembered_columns(row.topic, row.model)
+    return _remembered_columns(topic, model)
 
 
 @lru_cache(REMEMBERED_TOPICS)

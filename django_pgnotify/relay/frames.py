@@ -16,9 +16,12 @@ VERSION = 1
 ENVELOPE_BYTES = 430
 """The most JSON bytes of a frame without its events: keys 110, group 99, epoch 16, four numbers
 of up to 20 digits, part 20, control 30."""
+EARLY_BYTES = 4 * MIB
+"""Full frames that one tick may hold back to count its parts beforehand. With more of them the first
+ones go, and are received and worked on while the next are made."""
 HELD_BYTES = 32 * MIB
-"""JSON that one tick may hold back to count its parts beforehand: 100,000 rows of a few columns
-make 20 MiB."""
+"""JSON that one tick may hold in all; beyond that frames that are not full go as well. So large, since
+each of their groups then needs one more to end its tick: that begins with 50,000 groups in a tick."""
 REMEMBERED_GROUPS = 10_000
 """Groups whose last tick is remembered, about 200 bytes each."""
 
@@ -97,6 +100,7 @@ class TickFrames:
         chain: Chain,
         max_bytes: int,
         control: int,
+        max_early: int = EARLY_BYTES,
         max_held: int = HELD_BYTES,
     ) -> None:
         self.control = control
@@ -107,6 +111,7 @@ class TickFrames:
         self._chain = chain
         self.max_event_bytes = max(max_bytes - ENVELOPE_BYTES, 0)
         """What one event must stay below, with a comma."""
+        self._max_early = max_early
         self._max_held = max_held
         self._parts: dict[str, _Part] = {}
         self._held: list[Outgoing] = []
@@ -124,9 +129,12 @@ class TickFrames:
         """Take an event that is encoded already, and below `max_event_bytes`."""
         for group in groups:
             self._append(group, text)
-        if self._held_bytes + self._open_bytes <= self._max_held:
+        if self._held_bytes + self._open_bytes > self._max_held:
+            self._close_open()
+        elif self._held_bytes <= self._max_early:
             return []
-        return self._overflow()
+        self._spilled = True
+        return self._take_held()
 
     def finish(self) -> Iterator[Outgoing]:
         """End all frames."""
@@ -172,13 +180,10 @@ class TickFrames:
         self._open_bytes -= part.size + (ENVELOPE_BYTES if part.texts else 0)
         part.texts, part.size = [], 0
 
-    def _overflow(self) -> list[Outgoing]:
-        if self._open_bytes > self._max_held // 2:
-            for group, part in self._parts.items():
-                if part.texts:
-                    self._close(group, part, last=False)
-        self._spilled = True
-        return self._take_held()
+    def _close_open(self) -> None:
+        for group, part in self._parts.items():
+            if part.texts:
+                self._close(group, part, last=False)
 
     def _take_held(self) -> list[Outgoing]:
         held, self._held, self._held_bytes = self._held, [], 0

@@ -10,6 +10,7 @@ from django_pgnotify.ledger.ticks import Tick
 from django_pgnotify.relay.frames import ENVELOPE_BYTES, Chain, Outgoing, TickFrames
 
 MAX = 2000
+EARLY = 6 * MAX
 HELD = 16 * MAX
 
 
@@ -22,6 +23,7 @@ def build(*changes: Change, tick: int = 7, chain: Chain | None = None) -> list[O
         epoch="e",
         tick=Tick(number=tick, snapshot="1:1:", bits=3),
         chain=chain or Chain(floor=5),
+        max_early=EARLY,
         max_held=HELD,
         max_bytes=MAX,
         control=5,
@@ -51,14 +53,21 @@ def test_parts_are_counted_when_the_tick_fits_in_memory() -> None:
 def test_large_tick_is_sent_as_it_fills_and_only_its_last_part_is_counted() -> None:
     tick = Tick(number=7, snapshot="1:1:", bits=3)
     built = TickFrames(
-        epoch="e", tick=tick, chain=Chain(5), max_bytes=MAX, control=5, max_held=HELD
+        epoch="e", tick=tick, chain=Chain(5), max_bytes=MAX, control=5, max_early=EARLY
     )
     early = [f for n in range(1000) for f in built.add(change(n, "a"))]
     late = list(built.finish())
-    assert sum(frame.size for frame in early) > HELD
-    assert sum(frame.size for frame in late) <= HELD
+    assert sum(frame.size for frame in early) > 8 * EARLY
+    assert sum(frame.size for frame in late) <= EARLY
     parts = [f.message["part"] for f in early + late]
     assert parts == [[n, 0] for n in range(1, len(parts))] + [[len(parts), len(parts)]]
+
+
+def test_many_groups_with_an_event_each_get_one_frame_each_while_it_is_held() -> None:
+    groups = HELD // (ENVELOPE_BYTES + 150)
+    frames = build(*(change(n, f"group-{n}") for n in range(groups)))
+    assert groups * ENVELOPE_BYTES > EARLY
+    assert [f.message["part"] for f in frames] == [[1, 1]] * groups
 
 
 def test_large_tick_of_many_groups_ends_each_of_them() -> None:
