@@ -17,11 +17,11 @@ ENVELOPE_BYTES = 430
 """The most JSON bytes of a frame without its events: keys 110, group 99, epoch 16, four numbers
 of up to 20 digits, part 20, control 30."""
 EARLY_BYTES = 4 * MIB
-"""Full frames that one tick may hold back to count its parts beforehand. With more of them the first
-ones go, and are received and worked on while the next are made."""
+"""Full frames that one tick may hold back to count its parts beforehand. With more of them the
+first ones go, and are received and worked on while the next are made."""
 HELD_BYTES = 32 * MIB
-"""JSON that one tick may hold in all; beyond that frames that are not full go as well. So large, since
-each of their groups then needs one more to end its tick: that begins with 50,000 groups in a tick."""
+"""JSON that one tick may hold in all; beyond that frames that are not full go as well. So large,
+since each of their groups then needs one more to end its tick: from 50,000 groups in a tick on."""
 REMEMBERED_GROUPS = 10_000
 """Groups whose last tick is remembered, about 200 bytes each."""
 
