@@ -21,7 +21,7 @@ EMPTY_TRIGGER = "a trigger that does nothing"
 BARE_INSERT = "a row trigger that only inserts into the ledger"
 TRIGGER_ALONE = "ours, pglisten on another machine"
 ROWS_ALONE = "a trigger that only counts its rows"
-TEXT_ALONE = "a trigger that only inserts the text"
+TEXT_ALONE = "a statement trigger that only inserts into the ledger"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +53,13 @@ def variants(place: Place, project: Project, database: str) -> list[Variant]:
 
 
 def bounds(project: Project) -> list[Variant]:
-    """What no trigger can go below, each on a table of its own, and ours without a relay that
-    takes time from the writers (whose bell is off, as it is while a relay looks by itself)."""
-    new = "REFERENCING NEW TABLE AS changed"
-    _sketch(project, "empty", "STATEMENT", dict.fromkeys(("INSERT", "UPDATE"), (new, "")))
-    _sketch(project, "bare", "ROW", dict.fromkeys(("INSERT", "UPDATE"), ("", BARE)))
+    """What a trigger does not go below, each sketch on a table of its own, and ours without a relay
+    that takes time from the writers (whose bell is off, as it is while a relay looks by itself)."""
+    writes = ("INSERT", "UPDATE")
+    _sketch(project, "empty", "STATEMENT", {write: (SEEN[write], "") for write in writes})
     return [
         Variant(name=EMPTY_TRIGGER, url=project.url, table="empty", listening=nullcontext),
-        Variant(name=BARE_INSERT, url=project.url, table="bare", listening=nullcontext),
+        *_inserting(project, writes),
         Variant(
             name=TRIGGER_ALONE,
             url=project.url,
@@ -72,23 +71,29 @@ def bounds(project: Project) -> list[Variant]:
 
 
 def bulk_bounds(project: Project) -> list[Variant]:
-    """The same for many rows: what it costs that a trigger sees them at all, and what it costs to
-    put their text together by hand, without groups of a row, ``changed``, limits and fallback."""
-    tables = {
-        "INSERT": "REFERENCING NEW TABLE AS changed",
-        "UPDATE": "REFERENCING OLD TABLE AS before NEW TABLE AS changed",
-        "DELETE": "REFERENCING OLD TABLE AS changed",
-    }
-    counted = {
-        event: (seen, "PERFORM count(*) FROM changed;") for event, seen in tables.items()
-    }
-    written = {event: (seen, HAND_WRITTEN) for event, seen in tables.items()}
+    """The same for many rows; it begins with what it costs that a trigger sees them at all."""
+    counted = {write: (seen, "PERFORM count(*) FROM changed;") for write, seen in SEEN.items()}
     _sketch(project, "counted", "STATEMENT", counted)
-    _sketch(project, "handwritten", "STATEMENT", written)
     return [
         Variant(name=ROWS_ALONE, url=project.url, table="counted", listening=nullcontext),
+        *_inserting(project, tuple(SEEN)),
+    ]
+
+
+def _inserting(project: Project, writes: tuple[str, ...]) -> list[Variant]:
+    """Triggers of both shapes that only insert text put together by hand: without groups of a row,
+    ``changed``, limits, fallback and bell."""
+    by_row = {write: ("", BARE.format(row=_row(write))) for write in writes}
+    _sketch(project, "bare", "ROW", by_row)
+    _sketch(project, "handwritten", "STATEMENT", {w: (SEEN[w], HAND_WRITTEN) for w in writes})
+    return [
+        Variant(name=BARE_INSERT, url=project.url, table="bare", listening=nullcontext),
         Variant(name=TEXT_ALONE, url=project.url, table="handwritten", listening=nullcontext),
     ]
+
+
+def _row(write: str) -> str:
+    return "OLD" if write == "DELETE" else "NEW"
 
 
 def _sketch(
@@ -110,6 +115,12 @@ def _sketch(
             )
 
 
+SEEN = {
+    "INSERT": "REFERENCING NEW TABLE AS changed",
+    "UPDATE": "REFERENCING OLD TABLE AS before NEW TABLE AS changed",
+    "DELETE": "REFERENCING OLD TABLE AS changed",
+}
+"""What ours asks PostgreSQL to show to a statement's trigger."""
 HAND_WRITTEN = """
     INSERT INTO public.django_pgnotify_ledger (topic, model, changes)
     SELECT 'thing_changes', 'things.thing', '[' || string_agg('{"kind":"' || lower(TG_OP)
@@ -118,9 +129,9 @@ HAND_WRITTEN = """
 """
 BARE = """
     INSERT INTO public.django_pgnotify_ledger (topic, model, changes)
-    VALUES ('thing_changes', 'things.thing', '[{"kind":"' || lower(TG_OP) || '","pk":' || NEW.id
-        || ',"data":{"id":' || NEW.id || ',"name":' || to_json(NEW.name)::text || ',"value":'
-        || NEW.value || '},"groups":["things"]}]');
+    VALUES ('thing_changes', 'things.thing', '[{{"kind":"' || lower(TG_OP) || '","pk":' || {row}.id
+        || ',"data":{{"id":' || {row}.id || ',"name":' || to_json({row}.name)::text || ',"value":'
+        || {row}.value || '}},"groups":["things"]}}]');
 """
 
 
