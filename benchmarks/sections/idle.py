@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 
 from ..child import Child
 from ..harness import Findings, Row, Target, percentile
 from ..place import POSTGRES, REDIS, Place, Project
+from ..variants import OURS
 
 QUIET_SECONDS = 20
 SETTLE_SECONDS = 3.0
 """After the start: catching up, and falling asleep."""
 WAKES = 15
+NAIVE = "naive loop"
 PAUSE_SECONDS = 1.3
 """Between two commits: longer than the relay stays awake."""
 MILLI = 1000.0
@@ -39,22 +40,29 @@ def run(place: Place) -> Findings:
         Row(what="CPU of an idle pglisten", unit="%", ours=cpu, target=CPU),
     ]
     for layer in (POSTGRES, REDIS):
-        taken = wakes(project.on(layer), place.size(WAKES))
-        found.figures[f"wakes, {layer}"] = taken
-        found.rows.append(
-            Row(
-                what=f"wake after a quiet second, p50, {layer}",
-                unit="ms",
-                ours=percentile(taken, 0.5),
-                target=WAKE_MS,
-                runs=len(taken),
-            )
-        )
+        found.rows.append(_wake_row(place, project.on(layer), layer, found))
     found.notes.append(
         f"{QUIET_SECONDS} s without events; every statement that reaches the server counts, also"
-        " those of its channel layer. A wake is from before the COMMIT to a plain consumer."
+        " those of its channel layer. A wake is from before the COMMIT to a plain consumer; the"
+        " naive loop (a row trigger's pg_notify, notifies(), a group_send) has nothing to wake, and"
+        " stores nothing."
     )
     return found
+
+
+def _wake_row(place: Place, project: Project, layer: str, found: Findings) -> Row:
+    count = place.size(WAKES)
+    taken = {OURS: wakes(project, count), NAIVE: naive_wakes(project, count)}
+    found.figures[f"wakes, {layer}"] = taken
+    return Row(
+        what=f"wake after a quiet second, p50, {layer}",
+        unit="ms",
+        ours=percentile(taken[OURS], 0.5),
+        base=percentile(taken[NAIVE], 0.5),
+        base_name=NAIVE,
+        target=WAKE_MS,
+        runs=count,
+    )
 
 
 def _quiet(place: Place, project: Project) -> tuple[float, float]:
@@ -84,18 +92,27 @@ def _cpu(child: Child) -> float:
 
 def wakes(project: Project, count: int) -> list[float]:
     """Milliseconds from a commit after a pause to a plain consumer."""
-    with ExitStack() as stack:
-        stack.enter_context(project.pglisten())
+    with project.pglisten():
         project.wait_drained()  # what was written before must not be taken for a wake
-        receiver = stack.enter_context(project.child("workers.receive"))
+        return _wakes(project, "thing", count)
+
+
+def naive_wakes(project: Project, count: int) -> list[float]:
+    """The same by the naive loop."""
+    with project.child("workers.naive", BENCH_NOTED=project.url) as child:
+        child.wait_for("listening")
+        return _wakes(project, "noted", count)
+
+
+def _wakes(project: Project, table: str, count: int) -> list[float]:
+    with project.child("workers.receive") as receiver, project.connect() as connection:
         receiver.answer()
-        connection = stack.enter_context(project.connect())
         found = []
         for _ in range(count):
             time.sleep(PAUSE_SECONDS)
             receiver.tell(expect=1)
             connection.execute("BEGIN")
-            connection.execute(INSERT)
+            connection.execute(INSERT.replace("thing", table, 1))
             begin = time.monotonic()
             connection.execute("COMMIT")
             found.append((receiver.answer()["last"] - begin) * MILLI)
