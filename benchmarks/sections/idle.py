@@ -12,7 +12,7 @@ from ..variants import OURS
 QUIET_SECONDS = 20
 SETTLE_SECONDS = 3.0
 """After the start: catching up, and falling asleep."""
-WAKES = 15
+WAKES = 11
 NAIVE = "naive loop"
 PAUSE_SECONDS = 1.3
 """Between two commits: longer than the relay stays awake."""

@@ -15,7 +15,7 @@ MILLI = 1000.0
 CALM = 200
 """Events a second, a transaction each."""
 CALM_SECONDS = 6
-CALM_RUNS = 3
+CALM_RUNS = 2
 """Of ours and the naive loop in turns: one stall of a disk would be a p99 of its own."""
 BUSY = 5_000
 BUSY_ROWS = 10

@@ -24,7 +24,7 @@ from ..variants import (
     variants,
 )
 
-CLIENTS = {1: 1, 8: 1, 32: 7, 64: 1}
+CLIENTS = {1: 1, 8: 1, 32: 5, 64: 1}
 """Clients of pgbench, and runs of each. Those of 32 writers are judged; the machine's mood changes
 from one second to the next by more than what is looked for."""
 JUDGED = 32
