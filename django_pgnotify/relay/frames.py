@@ -129,9 +129,11 @@ class TickFrames:
         """Take an event that is encoded already, and below `max_event_bytes`."""
         for group in groups:
             self._append(group, text)
-        if self._held_bytes + self._open_bytes > self._max_held:
+        goes = self._held_bytes > self._max_early
+        # What goes anyway leaves room: what has just begun need not go with it.
+        if self._open_bytes + (0 if goes else self._held_bytes) > self._max_held:
             self._close_open()
-        elif self._held_bytes <= self._max_early:
+        elif not goes:
             return []
         self._spilled = True
         return self._take_held()

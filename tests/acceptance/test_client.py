@@ -212,6 +212,18 @@ async def test_a_batch_cut_in_the_middle_is_asked_for_again_and_seen_once(
     assert await page.evaluate("orders.position") == "p2"
 
 
+async def test_a_live_event_in_the_middle_of_a_batch_lets_nothing_be_seen_twice(
+    page: Page, server: ScriptedServer
+) -> None:
+    batch = [f"{number}-0" for number in range(6_000)]
+    socket = await subscribe(page, server)
+    await socket.says_events("p1", *batch, more=True)
+    await socket.says_events("p1", "live")
+    await socket.says_events("p1", *batch, more=True)
+    await socket.says_events("p2", "last")
+    assert ids(await told(page, "events", 3)) == [batch, ["live"], ["last"]]
+
+
 async def test_a_reset_is_told_and_moves_the_position(
     page: Page, server: ScriptedServer
 ) -> None:

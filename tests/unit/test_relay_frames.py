@@ -70,6 +70,14 @@ def test_many_groups_with_an_event_each_get_one_frame_each_while_it_is_held() ->
     assert [f.message["part"] for f in frames] == [[1, 1]] * groups
 
 
+def test_frames_that_have_just_begun_do_not_go_with_full_ones() -> None:
+    groups = [f"group-{n}" for n in range(HELD // MAX - 1)]
+    frames = build(*(change(n, *groups) for n in range(200)))
+    for group in groups:
+        sizes = [len(message["events"]) for message in of_group(frames, group)]
+        assert min(sizes[:-1]) >= max(sizes) - 1
+
+
 def test_large_tick_of_many_groups_ends_each_of_them() -> None:
     frames = build(*(change(n, f"group-{n}") for n in range(1000)))
     for number in range(1000):

@@ -265,6 +265,8 @@ class Subscription {
   #whole;
   #rows = [];
   #seen = new Set();
+  /** The position of before the batch that we are in. */
+  #batch = null;
 
   constructor(group, handlers, since, feed) {
     this.group = group;
@@ -336,7 +338,10 @@ class Subscription {
 
   #takeEvents(events, info) {
     const fresh = events.filter((event) => isObject(event) && this.#isNew(event.id));
-    this.#forgetOldest(info.more ? IDS_WITHIN_BATCH : IDS_AFTER_BATCH);
+    // Live events may come between the frames of a batch, with the position of before it.
+    const isWithin = info.more || info.position === this.#batch;
+    this.#batch = isWithin ? info.position : null;
+    this.#forgetOldest(isWithin ? IDS_WITHIN_BATCH : IDS_AFTER_BATCH);
     // A snapshot comes before all events: there was none to come.
     if (!info.more) this.#whole = true;
     if (fresh.length > 0) this.#tell("events", fresh, info);
