@@ -12,7 +12,7 @@ from ..harness import Findings, Row, Target, in_turns, medians
 from ..place import REDIS, Place, Project
 
 SOCKETS = 1_000
-ONE_EVENTS = 12
+ONE_EVENTS = 9
 """Times that one event is sent."""
 STREAM = 20
 """Events in a row, each of a transaction of its own."""

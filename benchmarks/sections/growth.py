@@ -18,7 +18,7 @@ SOCKETS = (1, 100, 1_000, 5_000)
 WEBS = (1, 2, 4, 8)
 SOCKETS_OF_WEB = 50
 RATES = (100, 500, 2_000, 5_000)
-RATE_SECONDS = 4
+RATE_SECONDS = 3
 TRANSACTIONS = 500
 """A second at most; at higher rates each has more rows."""
 LEDGER_ROWS = (0, 1_000_000, 10_000_000)

@@ -15,8 +15,8 @@ from ..workers.stepping import HANDED, HEARD, STORED
 QUIET_SECONDS = 20
 SETTLE_SECONDS = 3.0
 """After the start: catching up, and falling asleep."""
-WAKES = 11
-STEPPED_WAKES = 7
+WAKES = 9
+STEPPED_WAKES = 5
 STEPS = {
     HEARD: "the bell is heard",
     STORED: "then its tick is stored",

@@ -14,7 +14,7 @@ from ..place import POSTGRES, REDIS, Place, Project
 MILLI = 1000.0
 CALM = 200
 """Events a second, a transaction each."""
-CALM_SECONDS = 6
+CALM_SECONDS = 5
 CALM_RUNS = 2
 """Of ours and the naive loop in turns: one stall of a disk would be a p99 of its own."""
 BUSY = 5_000

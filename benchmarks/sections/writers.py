@@ -28,6 +28,8 @@ CLIENTS = {1: 1, 8: 1, 32: 5, 64: 1}
 """Clients of pgbench, and runs of each. Those of 32 writers are judged; the machine's mood changes
 from one second to the next by more than what is looked for."""
 JUDGED = 32
+PEER_RUNS = 2
+"""Of packages, behind the others: no target is about them, and each starts a process of its own."""
 SECONDS = 2
 SECONDS_FULL = 10
 ROWS = 100_000
@@ -51,7 +53,8 @@ def run(place: Place) -> Findings:
         runs = place.runs(usual)
         here = [*ways, *limits] if clients == JUDGED else ways
         calls = {way.name: partial(_commits, way, clients, seconds) for way in here}
-        figures = in_turns(calls, runs)
+        peers = {name: calls.pop(name) for name in (PGPUBSUB, PGPUBSUB_STORED)}
+        figures = in_turns(calls, runs) | in_turns(peers, min(runs, PEER_RUNS))
         found.figures[f"{clients} writers"] = figures
         by_clients[clients] = medians(figures)
         if clients < max(CLIENTS):
