@@ -90,10 +90,10 @@ def _step_rows(place: Place, project: Project, layer: str) -> list[Row]:
         Row(
             what=f"of a wake, {layer}: {what}",
             unit="ms",
-            ours=percentile([steps[place] for steps in taken], 0.5),
+            ours=percentile(list(step), 0.5),
             runs=count,
         )
-        for place, what in enumerate(STEPS.values())
+        for what, step in zip(STEPS.values(), zip(*taken, strict=True), strict=True)
     ]
 
 
