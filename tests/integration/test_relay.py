@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,12 +28,9 @@ def publish(topic: str, data: Any, groups: list[str] | None = None) -> None:
 
 
 @pytest.fixture(autouse=True)
-def caught_up() -> Iterator[None]:
+def caught_up() -> None:
     """Begin after what earlier tests left in the ledger, which no flush empties."""
     call_command("pglisten", once=True)
-    yield
-    get_channel_layer().channels.clear()
-    get_channel_layer().groups.clear()
 
 
 class Subscriber:
