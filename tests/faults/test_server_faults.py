@@ -39,6 +39,9 @@ from tests.servers.standby import Standby
 from tests.told_handler import TABLE
 
 HANDLERS = "tests.told_handler"
+REFUSED_SECONDS = 10
+MAX_BUSY_SHARE = 0.05
+"""Of a core, by somebody who waits; who spins takes all of it."""
 ENDINGS: dict[str, Callable[[ThrowAwayPostgres], None]] = {
     "fast": lambda server: server.restart(),
     "immediate": lambda server: server.restart(IMMEDIATE),
@@ -175,8 +178,8 @@ def test_pglisten_does_not_spin_while_connections_are_refused(
     process = psutil.Process(pglisten.process.pid)
     before, threads = cpu_seconds(process), process.num_threads()
     proxy.refuse()
-    time.sleep(20)
-    assert cpu_seconds(process) - before < 1.0
+    time.sleep(REFUSED_SECONDS)
+    assert cpu_seconds(process) - before < REFUSED_SECONDS * MAX_BUSY_SHARE
     assert process.num_threads() <= threads + 2
     # Said when the connections break, and again when the cause is another one.
     pglisten.wait_for("disconnected")

@@ -77,8 +77,9 @@ VALUES: list[tuple[models.Field[Any, Any], list[Any]]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def hstore(db: None) -> Iterator[None]:
+    """The extension, which takes a second to make: only for those who need it."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE EXTENSION IF NOT EXISTS hstore")
     # Django remembers the type's oid, which goes with the test's transaction.
@@ -104,7 +105,11 @@ def sql_json(instance: models.Model, name: str) -> Any:
     ],
 )
 @pytest.mark.filterwarnings("ignore:DateTimeField .* received a naive datetime")
-def test_sql_and_python_agree(field: models.Field[Any, Any], value: Any) -> None:
+def test_sql_and_python_agree(
+    request: pytest.FixtureRequest, field: models.Field[Any, Any], value: Any
+) -> None:
+    if isinstance(field, postgres.HStoreField):
+        request.getfixturevalue("hstore")
     model = make(constraints=[], value=field.clone())
     saved = model.objects.create(value=value)
     bound = model._meta.get_field("value")
