@@ -1,4 +1,4 @@
-"""Session: one client's requests, subscriptions and outbox, whatever it is connected by."""
+"""Session: one client's requests, groups and outbox, whatever it is connected by."""
 
 from __future__ import annotations
 
@@ -6,30 +6,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
-from typing import cast
 
-from ..conf import settings
 from ..ending import end
-from ..ledger.positions import Look, Position, ResetReason
-from ..ledger.ticks import Tick
 from . import snapshots
-from .asking import Consumer, authorized
+from .asking import Consumer
 from .batches import Batch
-from .browser import (
-    ErrorCode,
-    Subscribe,
-    Unsubscribe,
-    error,
-    reset,
-    snapshot,
-    subscribed,
-)
-from .hub import Hub
+from .browser import Subscribe, Unsubscribe
+from .joining import Joining
 from .outbox import Item, Outbox
 from .seeing import Sight
-from .snapshots import Taken
 from .standing import Standing
-from .subscription import Hidden, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -62,17 +48,22 @@ class Session:
         takes_snapshots: bool,
     ) -> None:
         self.standing = Standing()
-        self.subscriptions = self.standing.subscriptions
         self.outbox = Outbox(
             send=self._send,
             stamp=self.standing.stamp if stamps else None,
             overflowed=self.standing.overflowed,
         )
-        self._consumer = consumer
         self._send_frame = send
         self._failed = failed
-        self._sight = Sight(consumer, self.subscriptions) if filters else None
-        self._takes_snapshots = takes_snapshots
+        self._sight = Sight(consumer, self.standing.subscriptions) if filters else None
+        self._joining = Joining(
+            consumer,
+            self.standing,
+            self.outbox,
+            takes_snapshots=takes_snapshots,
+            left=None if self._sight is None else self._sight.forget,
+            revoked=self._check_again,
+        )
         # A list and no deque, a task only while there is work: there are thousands of sessions.
         self._requests: list[Subscribe | Unsubscribe | str] = []
         self._is_open = False
@@ -84,7 +75,7 @@ class Session:
     @property
     def is_idle(self) -> bool:
         """True if it has no group, and none to come."""
-        return not self.subscriptions and not self.standing.expected
+        return not self.standing.subscriptions and not self.standing.expected
 
     def expect(self, groups: Iterable[str]) -> None:
         """These groups are about to be requested: no stamp leaves them out."""
@@ -99,7 +90,7 @@ class Session:
     def request(self, request: Subscribe | Unsubscribe) -> None:
         """Take a request; it is answered when those before it are."""
         if len(self._requests) >= MAX_REQUESTS:
-            self._refuse(request.group, "too_many", "Too many requests at once.")
+            self._joining.refuse(request.group, "too_many", "Too many requests at once.")
             return
         self._requests.append(request)
         self._go_on()
@@ -121,10 +112,10 @@ class Session:
         if hub is None:
             return
         try:
-            for subscription in list(self.subscriptions.values()):
+            for subscription in list(self.standing.subscriptions.values()):
                 await hub.detach(subscription)
         finally:
-            self.subscriptions.clear()
+            self.standing.subscriptions.clear()
             await hub.leave()
 
     # Requests -----------------------------------------------------------------------------
@@ -156,125 +147,14 @@ class Session:
         while self._requests:
             match self._requests.pop(0):
                 case Subscribe() as request:
-                    await self._subscribe(request)
+                    await self._joining.subscribe(request)
                 case Unsubscribe(group=group):
-                    await self._unsubscribe(group)
+                    await self._joining.unsubscribe(group)
                 case str(group):
                     await self._authorize_again(group)
         # Not if one has failed: then the connection ends.
         self._is_working = False
         self._tasks.pop("requests", None)
-
-    async def _subscribe(self, request: Subscribe) -> None:
-        group, since = request.group, request.since
-        known = self.subscriptions.get(group)
-        if known is None and len(self.subscriptions) >= settings.MAX_GROUPS_PER_SOCKET:
-            limit = settings.MAX_GROUPS_PER_SOCKET
-            self._refuse(group, "too_many", f"Subscribe to {limit} groups at most.")
-        elif not (request.is_authorized or await authorized(self._consumer, group)):
-            await self._forbid(group)
-        elif known is not None and since is None:
-            position = self.standing.position_of(known)
-            if position is not None:
-                self.outbox.put(subscribed(group, position))
-        else:
-            await self._leave(group)
-            await self._enter(group, since)
-
-    async def _enter(self, group: str, since: str | None) -> None:
-        hub = self.standing.hub = self.standing.hub or Hub.enter(self._consumer.using)
-        subscription = Subscription(group, self.outbox, self._check_again)
-        self.subscriptions[group] = subscription
-        self.standing.expected.discard(group)
-        position = None if since is None else Position.parse(since)
-        numbers = () if position is None else (position.tick,)
-        look = await hub.attach(subscription, numbers)
-        # Again: a revoke may have come before we could hear of it.
-        if not await authorized(self._consumer, group):
-            await self._forbid(group)
-            return
-        if subscription.floor is None:  # another row of ticks has begun meanwhile
-            look = await hub.look(subscription, numbers)
-        found = None if since is None else look.resolve(position)
-        if isinstance(found, Tick) and position is not None:
-            await self._resume(hub, subscription, look, position, found)
-        else:
-            subscription.awaits_snapshot = self._takes_snapshots
-            self._begin(subscription, look.position, cast("ResetReason | None", found))
-            if self._takes_snapshots:
-                await self._send_snapshot(hub, subscription, look)
-            subscription.release()
-
-    async def _resume(
-        self, hub: Hub, subscription: Subscription, look: Look, since: Position, tick: Tick
-    ) -> None:
-        def hide(look: Look) -> Hidden:
-            return snapshots.seen_beyond(
-                since, alias=self._consumer.using, group=subscription.group, tick=tick
-            )
-
-        if since.snapshot is not None:
-            subscription.hidden, _ = await snapshots.read(hide, hub, subscription, look)
-        hub.resume(subscription, since, tick)
-
-    def _begin(
-        self, subscription: Subscription, position: Position, reason: ResetReason | None
-    ) -> None:
-        """Begin with the latest tick; `reason` why that is not where the client left off."""
-        subscription.stands = position
-        recovered = None if reason is None else False
-        self.outbox.put(subscribed(subscription.group, position, recovered))
-        if reason is not None:
-            self.outbox.put(reset(subscription.group, position, reason))
-
-    async def _forbid(self, group: str) -> None:
-        await self._leave(group)
-        self._refuse(group, "forbidden", "You may not subscribe to this group.")
-
-    def _refuse(self, group: str, code: ErrorCode, message: str) -> None:
-        self.standing.expected.discard(group)
-        self.outbox.put(error(code, message, group))
-
-    async def _send_snapshot(self, hub: Hub, subscription: Subscription, look: Look) -> None:
-        group = subscription.group
-
-        def take(look: Look) -> Taken:
-            return snapshots.take(
-                lambda: self._consumer.snapshot(group),
-                alias=self._consumer.using,
-                group=group,
-                epoch=look.epoch,
-                after=subscription.floor or look.latest,
-            )
-
-        taken, look = await snapshots.read(take, hub, subscription, look)
-        if taken.rows is None:
-            subscription.awaits_snapshot = False
-            return
-        # Again: the rows may be younger than the answer that let the client in.
-        if not await authorized(self._consumer, group):
-            await self._expel(subscription)
-            return
-        for answer in snapshot(group, taken.rows, before=look.position, after=taken.position):
-            await self.outbox.wait_for_room()
-            subscription.awaits_snapshot = answer.more or answer.position is None
-            self.outbox.put(answer)
-        subscription.hidden = taken.hidden
-        subscription.stands = taken.position
-
-    async def _unsubscribe(self, group: str) -> None:
-        if group in self.subscriptions:
-            await self._leave(group)
-        else:
-            self.outbox.put(error("unknown_group", "You are not subscribed to it.", group))
-
-    async def _leave(self, group: str) -> None:
-        subscription = self.subscriptions.pop(group, None)
-        if subscription is not None and self.standing.hub is not None:
-            await self.standing.hub.detach(subscription)
-            self.outbox.forget(group)
-            if self._sight is not None:
-                self._sight.forget(group)
 
     def _check_again(self, group: str) -> None:
         if group not in self._requests:
@@ -282,23 +162,10 @@ class Session:
             self._go_on()
 
     async def _authorize_again(self, group: str) -> None:
-        subscription = self.subscriptions.get(group)
-        if subscription is None:
-            return
-        if not await authorized(self._consumer, group):
-            await self._expel(subscription)
-        elif group not in self._requests:
-            # Else another revoke has come: the answer is older than what follows it.
+        subscription = await self._joining.authorize_again(group)
+        # Not if another revoke has come: the answer is older than what follows it.
+        if subscription is not None and group not in self._requests:
             subscription.release("authorizing")
-
-    async def _expel(self, subscription: Subscription) -> None:
-        group, position = subscription.group, self.standing.position_of(subscription)
-        position = position or subscription.stands
-        if position is None:
-            await self._forbid(group)
-        else:
-            await self._leave(group)
-            self.outbox.put(reset(group, position, "revoked"))
 
     # What is sent -------------------------------------------------------------------------
 

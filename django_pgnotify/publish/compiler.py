@@ -13,7 +13,8 @@ from django.db.backends.ddl_references import Statement, Table
 from ..ledger.install import literal, schema_for_ledger, schema_of_ledger
 from . import declaration as declared
 from .columns import Columns
-from .function import NEW_ROWS, OLD_ROWS, TriggerFunction
+from .function import TriggerFunction
+from .gathering import NEW_ROWS, OLD_ROWS
 from .queries import EventQueries
 from .relation import Relation, relation_of
 

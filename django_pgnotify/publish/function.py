@@ -3,9 +3,8 @@
 The function must never fail the statement that fired it. So it works in a block with an
 exception handler, and what the block can't say (a column renamed between two migrations, values
 too large for memory) becomes one ``truncated`` event for the whole statement: without a key, since
-in such a moment nobody can tell which groups may know it. Events are gathered in an array. The usual
-statement's fit one ledger row, which is inserted outside of the block, so that no subtransaction
-gets an xid; only a bulk statement inserts inside.
+in such a moment nobody can tell which groups may know it. What is inserted outside of the block
+gives no subtransaction an xid.
 
 What a statement of one row costs is hardly its rows but the number of queries: PostgreSQL sets each
 up anew. An expression without a table is none, and costs next to nothing.
@@ -13,54 +12,30 @@ up anew. An expression without a table is none, and costs next to nothing.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 
 from ..ledger.bell import PULL, needed_sql
 from ..ledger.install import literal
-from .queries import EventQueries
-from .relation import Relation
+from .gathering import NEW_ROWS, OLD_ROWS, Gathering
 from .text import formatted
 
-OLD_ROWS, NEW_ROWS = "pgnotify_old", "pgnotify_new"
-CHUNK_ROWS = 1000  # events of a bulk statement in one ledger row
-CHUNK_BYTES = 4 * 1024 * 1024  # of one ledger row, unless a single event is larger
 # After larger rows, and after one of so many smaller ones, the trigger looks how large the ledger
 # is: 16 MiB go by between two looks, some microseconds each.
 WATCH_BYTES = 64 * 1024
 WATCH_EVERY = 256
-EVENTS = "'[' || array_to_string(_pgn_events, ',') || ']'"
-MISSING = "('42P01', '3F000')"  # undefined_table, invalid_schema_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class TriggerFunction:
-    """What one declaration's function is made of."""
+class TriggerFunction(Gathering):
+    """One declaration's function."""
 
     name: str
     """Qualified and quoted."""
     schema: str
-    """The ledger's schema."""
-    ledger: str
-    """The same, quoted."""
-    is_registered: bool
-    """False before the ledger is there: then migrate registers the trigger later."""
-    topic: str
-    model: str
-    """``label_lower``."""
-    context: tuple[str, ...]
-    """Keys of the context that subscribers may see."""
-    operations: list[str]
-    """Those that have a trigger."""
-    relation: Relation
-    queries: EventQueries
+    """The ledger's."""
 
     def create_sql(self) -> str:
         """CREATE FUNCTION with everything that it needs."""
-        branches = "\n        ELSIF ".join(
-            f"TG_OP = '{operation.upper()}' THEN{self._branch(operation)}"
-            for operation in self.operations
-        )
         body = f"""
 #variable_conflict use_column
 DECLARE
@@ -71,32 +46,7 @@ DECLARE
 BEGIN
     {self._look_quickly()}
     IF _pgn_slow THEN
-        DECLARE
-            _pgn_schema text; -- of the declared table
-            _pgn_nested boolean := false;
-            _pgn_moved boolean := false;
-            _pgn_event text;
-            _pgn_events text[] := '{{}}';
-            _pgn_bytes bigint := 0;
-        BEGIN
-            BEGIN
-                {self._registered()}
-                {self._note_nesting()}
-                IF {branches}
-                END IF;
-            EXCEPTION WHEN OTHERS THEN
-                IF _pgn_schema IS NULL AND SQLSTATE IN {MISSING} THEN
-                    RETURN NULL; -- the ledger is not installed yet, or any more
-                END IF;
-                RAISE WARNING 'django_pgnotify: trigger % on % could not tell what happened: %',
-                    TG_NAME, TG_TABLE_NAME, SQLERRM;
-                IF _pgn_schema IS NULL THEN
-                    RETURN NULL; -- not even if it may
-                END IF;
-                _pgn_events := ARRAY[{self._whole(truncated=True)}];
-            END;
-            _pgn_changes := nullif({EVENTS}, '[]');
-        END;
+        {self._gather_all()}
     END IF;
     IF _pgn_changes IS NOT NULL THEN
         {self._insert("_pgn_changes")}
@@ -120,9 +70,6 @@ END """
             f"COMMENT ON FUNCTION {self.name}() IS 'django_pgnotify';\n"
             f"REVOKE ALL ON FUNCTION {self.name}() FROM PUBLIC;\n"
         )
-
-    def _table(self, name: str) -> str:
-        return literal(f"{self.ledger}.django_pgnotify_{name}")
 
     def _look_quickly(self) -> str:
         """Deal with the usual statement, which changes one row of the declared table, by a single
@@ -158,136 +105,3 @@ END """
         query = queries.single(operation, OLD_ROWS, NEW_ROWS, unless=unless)
         # LIMIT, since plpgsql.extra_warnings would tell of a second row.
         return f"{query}\nLIMIT 1 INTO _pgn_slow, _pgn_changes"
-
-    def _full(self) -> str:
-        """True if the ledger is full. Raises without ledger or registry: a ``regclass`` is looked
-        up when it is planned, and again after a DROP."""
-        known = f"f.tableoid NOT IN ({self._table('ledger')}::regclass, {self._table('trigger')}::regclass)"
-        return f"EXISTS (SELECT FROM {self.ledger}.django_pgnotify_full AS f WHERE {known})"
-
-    def _registered(self) -> str:
-        """End for a full ledger, and for a table that nobody declared; else set ``_pgn_schema``."""
-        return f"""IF {self._full()} THEN
-            RETURN NULL;
-        END IF;
-        {self._declared()}
-        IF _pgn_schema IS NULL THEN
-            RETURN NULL; -- attached to a table that nobody declared
-        END IF;"""
-
-    def _declared(self) -> str:
-        """Set ``_pgn_schema`` if the table is declared: by the name that it had when this was
-        installed and registered, which costs nothing; else by its oid, or its name after a
-        restore that gave it another oid. Two look-ups by index: tenants make the registry long."""
-        mine = f"FROM {self.ledger}.django_pgnotify_trigger AS r WHERE r.name = {literal(self.topic)} AND"
-        if not self.relation.by_row:
-            schema, name = literal(self.relation.schema), literal(self.relation.name)
-            known = f"TG_TABLE_NAME = {name} AND TG_TABLE_SCHEMA = {schema}"
-            return f"""IF {known if self.is_registered else "false"} THEN
-            _pgn_schema := TG_TABLE_SCHEMA;
-        ELSIF EXISTS (SELECT {mine} r.relation = TG_RELID)
-            OR EXISTS (SELECT {mine} (r.schema, r."table") = (TG_TABLE_SCHEMA, TG_TABLE_NAME))
-        THEN
-            _pgn_schema := TG_TABLE_SCHEMA;
-        END IF;"""
-        # The trigger is cloned to partitions, so an ancestor may be what was declared.
-        return (
-            "SELECT s.nspname INTO _pgn_schema FROM pg_class AS c"
-            " JOIN pg_namespace AS s ON s.oid = c.relnamespace"
-            " WHERE c.oid IN (SELECT TG_RELID UNION SELECT pg_partition_ancestors(TG_RELID))"
-            f" AND (EXISTS (SELECT {mine} r.relation = c.oid) OR EXISTS (SELECT {mine}"
-            f' (r.schema, r."table") = (s.nspname, c.relname)));'
-        )
-
-    def _note_nesting(self) -> str:
-        """A user's AFTER ROW triggers run before statement triggers. Where they wrote this table,
-        their events are in the ledger already, and those of the outer statement come too late: so
-        a nested run leaves a note for the outer one, which then tells what its rows have become.
-        The note holds the time of the client's statement, and is void in the next one."""
-        setting = "current_setting('django_pgnotify.nested', true)"
-        topic = literal(f",{self.topic},")
-        stamp = "extract(epoch FROM statement_timestamp())::text"
-        return f"""IF {setting} <> '' THEN
-            _pgn_nested := strpos({setting}, {topic}) > 0 AND starts_with({setting}, {stamp});
-        END IF;
-        IF pg_trigger_depth() > 1 AND NOT _pgn_nested THEN
-            PERFORM set_config('django_pgnotify.nested',
-                CASE WHEN starts_with({setting}, {stamp}) THEN {setting} ELSE {stamp} END || {topic}, true);
-        END IF;"""
-
-    def _branch(self, operation: str) -> str:
-        """Gather the events of an operation."""
-        if operation == "truncate":
-            return f"""
-            _pgn_events := ARRAY[{self._whole()}];"""
-        by_row = self.relation.by_row
-        old, new = (
-            (self.relation.record("OLD"), self.relation.record("NEW"))
-            if by_row
-            else (OLD_ROWS, NEW_ROWS)
-        )
-        if operation == "delete":
-            return self._gather(self.queries.delete(old))
-        what = self._gather(self.queries.insert(new))
-        if operation == "update":
-            what = self._gather_update(old, new)
-        if "update" not in self.operations:
-            return what
-        now = self.queries.now(new, self.relation.qualified)
-        return f"""{what}
-            IF _pgn_nested THEN{self._gather_update(new, now)}
-            END IF;"""
-
-    def _gather_update(self, old: str, new: str) -> str:
-        moves = self._gather(self.queries.moves(old, new))
-        if "update" not in self.queries.on:
-            return moves
-        stays = self.queries.update(old, new)
-        return f"""{self._gather(stays, unless="_pgn_moved := true;")}
-            IF _pgn_moved THEN
-                _pgn_moved := false;{moves}
-            END IF;"""
-
-    def _gather(self, query: str, unless: str = "") -> str:
-        """Add the query's events to the array, and put it into the ledger when it is full.
-        `unless` is done instead for an event that is NULL."""
-        skip = f"IF _pgn_event IS NULL THEN {unless} CONTINUE; END IF;" if unless else ""
-        return f"""
-            FOR _pgn_event IN
-                {query}
-            LOOP
-                {skip}
-                IF cardinality(_pgn_events) >= {CHUNK_ROWS}
-                    OR _pgn_bytes + octet_length(_pgn_event) > {CHUNK_BYTES} AND _pgn_bytes > 0
-                THEN
-                    {self._insert(EVENTS)};
-                    _pgn_events := '{{}}';
-                    _pgn_bytes := 0;
-                    PERFORM {self.ledger}.pgnotify_watch();
-                END IF;
-                _pgn_events := array_append(_pgn_events, _pgn_event);
-                _pgn_bytes := _pgn_bytes + octet_length(_pgn_event);
-            END LOOP;"""
-
-    def _insert(self, changes: str) -> str:
-        keys = ", ".join(literal(key) for key in self.context)
-        return (
-            f"INSERT INTO {self.ledger}.django_pgnotify_ledger (topic, model, changes, context, context_keys)\n"
-            f"        VALUES ({literal(self.topic)}, {literal(self.model)}, "
-            f"{changes}, nullif(current_setting('django_pgnotify.context', true), ''), "
-            + (f"ARRAY[{keys}])" if keys else "NULL)")
-        )
-
-    def _whole(self, *, truncated: bool = False) -> str:
-        """One event for the whole statement: to the plain groups, and by template to the rest."""
-        flag = ',"truncated":true' if truncated else ""
-        templates = [g.template.text for g in self.queries.groups if g.of_row]
-        shown = f',"templates":{json.dumps(templates)}' if templates else ""
-        pieces = [
-            literal('{"kind":"'),
-            "lower(TG_OP)",
-            literal(f'","pk":null{flag},"groups":'),
-            self.queries.static_groups_json(),
-            literal(shown + "}"),
-        ]
-        return " || ".join(pieces)

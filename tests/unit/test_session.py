@@ -69,7 +69,7 @@ class Page:
             one.stands = at(BEGIN)
             one.release()
             group.subscriptions.add(one)
-            self.session.subscriptions[name] = one
+            self.session.standing.subscriptions[name] = one
 
     async def visible(self, events: list[Event]) -> list[Event]:
         return [replace(one, data=f"{one.data}{'y' * 250}") for one in events]
