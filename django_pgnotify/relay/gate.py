@@ -19,7 +19,6 @@ behind all of it, for a stranger's transaction that stays open for hours and for
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum
@@ -32,11 +31,10 @@ from ..connecting import connect_listener
 from ..ledger.bell import gate_key
 from .connections import Connection, aborted_after
 from .leader import PINGS_PER_TIMEOUT, pin_timeouts
+from .pace import MIN_PAUSE_SECONDS, Rate, next_pause
 
 APPLICATION_NAME = "django_pgnotify gate"
 
-RATE_SECONDS = 0.25
-"""How long a ledger row counts for the rate: it fades by 63 % in this time."""
 SHUT_ROWS_PER_SECOND = 500.0
 """From here on looking is cheaper than being rung for: a row comes with each first pause."""
 SHUT_RINGS = 8
@@ -48,12 +46,6 @@ turn."""
 AWAKE_SECONDS = 0.5
 """What it stays awake at least: writers that no longer wait for each other need time to show
 how fast they are."""
-MIN_PAUSE_SECONDS = 0.002
-MAX_PAUSE_SECONDS = 0.02
-"""Between two looks of a relay that is awake: while much comes, and while little does."""
-PAUSE_SHARE = 2.0
-"""A pause is so many times as long as the look before it: the relay takes a third of one core's
-time from the writers, and what comes meanwhile makes the next tick larger."""
 DOZE_SECONDS = 1.0
 """How long a dozing relay looks often. Who is still open then is found by the slow poll."""
 DOZE_PAUSE_SECONDS = 0.005
@@ -76,30 +68,6 @@ class State(Enum):
     ASLEEP = "asleep"
     AWAKE = "awake"
     DOZING = "dozing"
-
-
-class Rate:
-    """Ledger rows a second, the latest counting most."""
-
-    def __init__(self) -> None:
-        self._rows = 0.0
-        self._at = 0.0
-
-    def add(self, rows: int, now: float) -> None:
-        """Count rows that have been read at a time."""
-        self._rows = self.per_second(now) * RATE_SECONDS + rows
-        self._at = now
-
-    def per_second(self, now: float) -> float:
-        """What the rate has faded to."""
-        return self._rows * math.exp((self._at - now) / RATE_SECONDS) / RATE_SECONDS
-
-
-def next_pause(pause: float, rows: int, took: float) -> float:
-    """Seconds until a relay that is awake looks again: after a look that found `rows` ledger
-    rows and took `took` seconds; before it the pause was `pause`."""
-    wanted = PAUSE_SHARE * took if rows else 2 * pause
-    return min(max(wanted, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS)
 
 
 class Gate:

@@ -23,6 +23,7 @@ from django_pgnotify.connecting import connect
 from django_pgnotify.ledger import ticks
 from django_pgnotify.ledger.bell import BELL_PG_CHANNEL, gate_key
 from django_pgnotify.relay import gate as module
+from django_pgnotify.relay import pace
 from django_pgnotify.relay.gate import Gate, State
 from tests.pglisten import StartPglisten, execute, publish, receive_data
 from tests.servers.process import free_port
@@ -437,8 +438,9 @@ def test_who_writes_at_any_moment_of_the_gate_is_seen_before_the_slow_poll(
     """Many rounds of waking and sleeping, with writers that commit whenever it suits them and
     wait until they have been seen: one that is missed would wait for the poll, an hour."""
     settings.PGNOTIFY = {"POLL_SECONDS": 3600}
-    for name, value in (("AWAKE_SECONDS", 0.0), ("SHUT_RINGS", 1), ("RATE_SECONDS", 0.005)):
-        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "AWAKE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "SHUT_RINGS", 1)
+    monkeypatch.setattr(pace, "RATE_SECONDS", 0.005)
     rounds, writers, enough_naps = 60, 3, 4
     has_napped = threading.Event()
     seen, lock = {"ids": 0}, threading.Condition()
