@@ -1,13 +1,18 @@
-"""Ending: how tasks are stopped, for everything here that starts some."""
+"""Ending: how tasks are stopped, and what is still done before an event loop is closed."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Coroutine
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 AGAIN_SECONDS = 0.5
 """Between two cancellations of the same task."""
+
+_last_tasks: WeakKeyDictionary[asyncio.AbstractEventLoop, set[asyncio.Task[None]]]
+_last_tasks = WeakKeyDictionary()
 
 
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
@@ -21,3 +26,40 @@ async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
         for task in waiting:
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=AGAIN_SECONDS)
+
+
+def before_close(
+    loop: asyncio.AbstractEventLoop, goodbye: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Run a coroutine when the loop is closed; of several the latest first.
+
+    `async_to_sync` makes a loop for each call, and nothing else tells that one ends.
+    """
+    close_loop = loop.close
+
+    def close() -> None:
+        loop.close = close_loop  # type: ignore[method-assign]
+        if not loop.is_running() and not loop.is_closed():
+            loop.run_until_complete(goodbye())
+        loop.close()
+
+    loop.close = close  # type: ignore[method-assign]
+
+
+def start_last(coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+    """Start a task that nobody need hold, and that comes to its end even if it is begun while its
+    loop is about to be closed, when all other tasks are cancelled."""
+    loop = asyncio.get_running_loop()
+    if loop not in _last_tasks:
+        _last_tasks[loop] = set()
+        before_close(loop, partial(_finish, _last_tasks[loop]))
+    task = loop.create_task(coroutine, name=name)
+    if not task.done():  # an eager one may have ended already
+        _last_tasks[loop].add(task)
+        task.add_done_callback(_last_tasks[loop].discard)
+    return task
+
+
+async def _finish(tasks: set[asyncio.Task[None]]) -> None:
+    while tasks:
+        await asyncio.wait(tasks)

@@ -12,11 +12,12 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from ..conf import settings
-from ..ending import end
+from ..ending import before_close, end
 from ..groups import HUB_GROUP
 from ..ledger.positions import Look, Position
 from ..ledger.ticks import Tick
@@ -37,6 +38,7 @@ SNAPSHOT_THREADS = 4
 """Snapshots taken at once in a process, each on a database connection of its own."""
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
+_watched: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
 
 class Hub:
@@ -80,6 +82,9 @@ class Hub:
             return
         # First, so that a client that comes meanwhile gets a new hub.
         del _hubs[asyncio.get_running_loop()][self.alias]
+        await self._end()
+
+    async def _end(self) -> None:
         await end(self._tasks)
         self.snapshot_threads.shutdown(wait=False)
         await self._membership.close()
@@ -92,6 +97,7 @@ class Hub:
         group.subscriptions.add(subscription)
         await self._membership.join(HUB_GROUP)
         await self._membership.join(group.name)
+        _end_with_loop()
         look = await self.look(subscription, numbers)
         if group.position is None:
             group.position = look.position
@@ -234,3 +240,19 @@ class Hub:
             except Exception as error:
                 # Receiving meets the same trouble, and deals with it.
                 logger.info("hub can't renew its memberships: %s", error)
+
+
+def _end_with_loop() -> None:
+    """Before the loop is closed, end the hubs that it has left: it cancels all tasks, those of
+    clients that are leaving too. To be called when the channel layer is in use, which may end
+    itself in the same way, and must not do so first."""
+    loop = asyncio.get_running_loop()
+    if loop not in _watched:
+        _watched.add(loop)
+        before_close(loop, partial(_end_all, _hubs[loop]))
+
+
+async def _end_all(hubs: dict[str, Hub]) -> None:
+    while hubs:
+        _, hub = hubs.popitem()
+        await hub._end()

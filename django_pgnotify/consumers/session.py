@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 
-from ..ending import end
+from ..ending import end, start_last
 from . import snapshots
 from .asking import Consumer
 from .batches import Batch
@@ -21,9 +21,6 @@ logger = logging.getLogger(__name__)
 
 MAX_REQUESTS = 1000
 """Requests of a client that may wait for the database; an honest one sends one a group."""
-
-_closing: set[asyncio.Task[None]] = set()
-"""Else nobody holds a task whose connection has gone."""
 
 
 class ClientGone(Exception):
@@ -98,10 +95,7 @@ class Session:
     async def close(self) -> None:
         """Leave everything. Idempotent; goes on to its end even if the caller is cancelled, as
         servers do again and again with a connection that takes long to end."""
-        closing = asyncio.create_task(self._close(), name="pgnotify session's end")
-        _closing.add(closing)
-        closing.add_done_callback(_closing.discard)
-        await asyncio.shield(closing)
+        await asyncio.shield(start_last(self._close(), name="pgnotify session's end"))
 
     async def _close(self) -> None:
         self._is_open = False

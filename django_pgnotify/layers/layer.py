@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from functools import partial
 from typing import Any
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
+from ..ending import before_close
 from ..jsontext import loads
 from .branch import Branch, owner_of
 from .encoding import TAG_AS_JSON, decode, encode
@@ -187,22 +189,10 @@ class PostgresChannelLayer(BaseChannelLayer):
                 losses=self._losses,
                 sweeping=self._sweeping,
             )
-            self._close_before(loop)
+            # Else each call of async_to_sync would leave a connection behind.
+            before_close(loop, partial(self._leave, loop))
         return self._branches[loop]
 
-    def _close_before(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Close our branch when the loop is closed.
-
-        `async_to_sync` makes a loop for each call, and nothing else tells that one ends:
-        without this each call would leave a connection behind.
-        """
-        close_loop = loop.close
-
-        def close() -> None:
-            loop.close = close_loop  # type: ignore[method-assign]
-            branch = self._branches.pop(loop, None)
-            if branch is not None and not loop.is_running() and not loop.is_closed():
-                loop.run_until_complete(branch.close())
-            loop.close()
-
-        loop.close = close  # type: ignore[method-assign]
+    async def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        if (branch := self._branches.pop(loop, None)) is not None:
+            await branch.close()

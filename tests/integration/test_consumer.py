@@ -18,6 +18,7 @@ from django_pgnotify.consumers import EventConsumer, revoke
 from django_pgnotify.exceptions import InvalidGroup
 from django_pgnotify.ledger.positions import Position
 from tests.hub_kit import (
+    PATIENCE_SECONDS,
     Browser,
     OpenConsumer,
     execute,
@@ -27,6 +28,7 @@ from tests.hub_kit import (
     relay,
     tell,
 )
+from tests.own_server import wait_until
 from tests.shop.models import Customer
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -829,6 +831,33 @@ async def test_truncate_is_in_the_replay_of_a_templated_group() -> None:
 # Endings ----------------------------------------------------------------------------------
 
 
+OURS = """
+    SELECT application_name FROM pg_stat_activity
+    WHERE datname = current_database() AND starts_with(application_name, 'django_pgnotify ')
+"""
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "channels.layers.InMemoryChannelLayer",
+        "django_pgnotify.layers.PostgresChannelLayer",
+    ],
+)
+def test_a_socket_that_is_never_closed_leaves_nothing_behind_its_loop(backend: str) -> None:
+    async def forgetful() -> None:
+        socket = WebsocketCommunicator(OpenConsumer.as_asgi(), "/events/")
+        await socket.connect(timeout=PATIENCE_SECONDS)
+        await socket.send_json_to({"type": "subscribe", "group": "orders"})
+        answer = await socket.receive_json_from(timeout=PATIENCE_SECONDS)
+        assert answer["type"] == "subscribed"
+        assert await query(OURS) != []
+
+    with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": backend}}):
+        asyncio.run(forgetful())
+    wait_until(lambda: not execute(OURS), "all connections closed")
+
+
 async def test_nothing_is_left_when_the_last_socket_has_gone() -> None:
     from channels.layers import get_channel_layer
 
@@ -841,12 +870,7 @@ async def test_nothing_is_left_when_the_last_socket_has_gone() -> None:
     assert asyncio.all_tasks() == before
     assert get_channel_layer().groups == {}
     assert not hub._hubs.get(asyncio.get_running_loop())
-    rows = await query(
-        "SELECT application_name FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name LIKE %s",
-        "django_pgnotify hub%",
-    )
-    assert rows == []
+    assert await query(OURS) == []
 
 
 async def test_cancelled_connection_leaves_nothing() -> None:
