@@ -77,6 +77,21 @@ def to_json_value(value: Any, path: str = "data") -> Json:
     )
 
 
+def row_json(
+    model: type[Model] | None, row: Mapping[str, Any], path: str = "data"
+) -> dict[str, Json]:
+    """Values by name, of which some may be a model's: inside a JSONField nothing is rewritten,
+    everything else follows to_json_value(). Raises InvalidEvent."""
+    return {
+        _key(name, path): (
+            _untouched(field, value)
+            if isinstance(field := find_field(model, name), models.JSONField)
+            else to_json_value(value, f"{path}[{name!r:.50}]")
+        )
+        for name, value in row.items()
+    }
+
+
 def field_json(field: AnyField, value: Any) -> Json:
     """The JSON of a model field's value: what PostgreSQL's ``pgnotify_json(column)`` gives once
     it is saved. Raises InvalidEvent, or the field's own error, for what could not be saved."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping
 
-from ..events import Event, dumps
+from ..events import Event, Json, dumps
+from ..values import row_json, to_json_value
 from .asking import Consumer
 from .batches import Batch, EncodedEvent, Packer
 from .browser import reset
@@ -72,7 +73,30 @@ class Sight:
 
 def _encode(event: Event, source: EncodedEvent | None) -> EncodedEvent:
     obj = event.to_json()
-    # Untouched, so its exact text still holds what Python can't.
-    if source is not None and source.approximation is not None and obj == source.decoded():
-        return source
+    sent: dict[str, Json] = {} if source is None else source.decoded()
+    if source is not None and obj == sent:
+        return source  # whose text may hold what Python can't
+    for key in ("pk", "context"):
+        if key in obj and obj[key] != sent.get(key):
+            obj[key] = to_json_value(obj[key], key)
+    if "data" in obj:
+        obj["data"] = _data_json(event, sent.get("data"))
     return EncodedEvent(id=event.id, text=dumps(obj))
+
+
+def _data_json(event: Event, sent: Json) -> Json:
+    """What visible() has made of the data: what it left alone stays as it was sent."""
+    if not isinstance(event.data, dict):
+        return sent if _is_same(event.data, sent) else to_json_value(event.data)
+    old = sent if isinstance(sent, dict) else {}
+    kept = {
+        name: old[name]
+        for name, value in event.data.items()
+        if name in old and _is_same(value, old[name])
+    }
+    made = {name: value for name, value in event.data.items() if name not in kept}
+    return kept | row_json(event.get_model(), made)
+
+
+def _is_same(value: object, sent: Json) -> bool:
+    return type(value) is type(sent) and value == sent

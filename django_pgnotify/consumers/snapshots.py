@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from django.db import InterfaceError, OperationalError, connections, transaction
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 
 from ..backoff import Backoff
-from ..events import dumps
+from ..events import Json, dumps
 from ..exceptions import LedgerMissing, PgnotifyError
 from ..ledger.install import schema_of_ledger
 from ..ledger.positions import TOKEN_LENGTH, Look, Position
 from ..ledger.ticks import Tick
-from ..values import to_json_value
+from ..values import row_json, to_json_value
 from .hub import Hub
 from .subscription import Hidden, Subscription
 
@@ -174,10 +174,17 @@ def _is_away(error: Exception) -> bool:
 def _texts(rows: Iterable[Any] | None, alias: str) -> list[str] | None:
     if rows is None:
         return None
+    model = None
     if isinstance(rows, QuerySet):
         # Not where a router would read: another database knows nothing of this transaction.
-        rows = rows.using(alias)
-    return [dumps(to_json_value(row, "snapshot")) for row in rows]
+        rows, model = rows.using(alias), rows.model
+    return [dumps(_row_json(model, row)) for row in rows]
+
+
+def _row_json(model: type[Model] | None, row: Any) -> Json:
+    if isinstance(row, dict):
+        return row_json(model, row, "snapshot")
+    return to_json_value(row, "snapshot")
 
 
 def _query(alias: str, query: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
@@ -491,6 +493,32 @@ async def test_visible_may_reshape_events() -> None:
         await tell(1, "orders")
         assert await browser.data() == [{"was": 1}]
         assert await other.data() == [1]
+
+
+ORDER = '[{"kind":"insert","pk":1,"data":{"id":1,"total":"12.50"},"groups":["orders"]}]'
+MADE = [Decimal("1.5"), UUID(int=1), float("nan"), datetime(2026, 1, 1, tzinfo=UTC), 2**60]
+MADE_JSON = ["1.5", str(UUID(int=1)), None, "2026-01-01T00:00:00Z", str(2**60)]
+
+
+async def test_what_visible_makes_of_data_follows_the_rule_of_all_json() -> None:
+    from dataclasses import replace
+
+    class Python(OpenConsumer):
+        async def visible(self, events: list[Event]) -> list[Event]:
+            return [
+                replace(e, data={**e.python_data(), "more": MADE}, pk=2**60) for e in events
+            ]
+
+    async with Browser(Python) as browser:
+        await browser.subscribe("orders")
+        await publish({"kept": 2**60, "gone": None}, "orders")
+        await query("SELECT pgnotify_append('t', 'shop.order', %s, NULL)", ORDER)
+        await relay()
+        message, order = (await browser.events())["events"]
+        assert message["pk"] == order["pk"] == str(2**60)
+        assert message["data"] == {"kept": 2**60, "gone": None, "more": MADE_JSON}
+        assert order["data"]["total"] == "12.50"
+        assert order["data"]["more"] == MADE_JSON
 
 
 async def test_visible_leaves_exact_text_alone_where_it_changes_nothing() -> None:

@@ -10,13 +10,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.apps.registry import Apps
 from django.db import models
 from django.utils.safestring import mark_safe
 from django.utils.translation import gettext_lazy
 
 from django_pgnotify.events import dumps
 from django_pgnotify.exceptions import InvalidEvent
-from django_pgnotify.values import to_json_value
+from django_pgnotify.values import row_json, to_json_value
 
 
 class Status(models.TextChoices):
@@ -86,3 +87,21 @@ def test_what_is_no_json_is_refused_with_its_path(value: Any, path: str) -> None
     with pytest.raises(InvalidEvent) as error:
         to_json_value(value)
     assert str(error.value).startswith(path)
+
+
+def test_inside_a_json_field_of_a_row_nothing_is_rewritten() -> None:
+    class Paper(models.Model):
+        content = models.JSONField()
+        size = models.BigIntegerField()
+
+        class Meta:
+            app_label = "values"
+            apps = Apps()
+
+    row = {"content": {"n": 2**60}, "size": 2**60, "other": [2**60], "total": Decimal("1.50")}
+    assert row_json(Paper, row) == {
+        "content": {"n": 2**60},
+        "size": str(2**60),
+        "other": [str(2**60)],
+        "total": "1.50",
+    }
