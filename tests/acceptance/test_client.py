@@ -259,6 +259,33 @@ async def test_a_gap_of_live_events_is_told_and_changes_nothing(
     assert await told(page, "snapshot") == [[{"id": 1}]]
 
 
+async def test_a_gap_of_durable_events_brings_a_snapshot(
+    page: Page, server: ScriptedServer
+) -> None:
+    socket = await subscribe(page, server)
+    await socket.says("reset", position="p9", reason="gap")
+    assert await socket.hears() == {"type": "unsubscribe", "group": "orders"}
+    assert await socket.hears() == {"type": "subscribe", "group": "orders"}
+
+
+async def test_a_group_that_was_refused_can_be_asked_for_again_at_once(
+    page: Page, server: ScriptedServer
+) -> None:
+    await connect(page)
+    await page.evaluate(
+        """() => {
+          const again = () => { first.unsubscribe(); follow('orders'); };
+          const first = feed.subscribe('orders', { error: again });
+        }"""
+    )
+    socket = await server.accepts()
+    await socket.hears()
+    await socket.says("error", code="forbidden", message="no")
+    assert await socket.hears() == {"type": "subscribe", "group": "orders"}
+    await socket.says("subscribed", position="p1")
+    assert len(await told(page, "subscribed")) == 1
+
+
 async def test_a_snapshot_in_several_frames_is_given_whole(
     page: Page, server: ScriptedServer
 ) -> None:

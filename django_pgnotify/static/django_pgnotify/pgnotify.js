@@ -45,7 +45,8 @@
  *   `more` says that further events of the same transaction follow at once.
  * @property {(reason: string, info: {position: string}) => void} [reset]
  *   Events are missing: read your state again, unless you take snapshots, of which one
- *   follows. After "gap" only live events are missing; "revoked" ended the subscription.
+ *   follows. After a "gap" with the position of before only live events are missing;
+ *   "revoked" ended the subscription.
  * @property {(error: {code: string, message: string}) => void} [error]
  *   The server refused the group; the subscription has ended.
  */
@@ -109,7 +110,9 @@ export class PgNotify {
    * @returns {Subscription}
    */
   subscribe(group, handlers, { since } = {}) {
-    if (this.#subscriptions.has(group)) throw new Error(`already subscribed to ${group}`);
+    const known = this.#subscriptions.get(group);
+    // One that has ended is told so before it is taken out.
+    if (known && !known.ended) throw new Error(`already subscribed to ${group}`);
     const send = (frame) => this.#isOpen() && this.#send(frame);
     const leave = () => this.#forget(group);
     const subscription = new Subscription(group, handlers, since, { send, leave });
@@ -288,6 +291,7 @@ class Subscription {
 
   /** Stop following the group. */
   unsubscribe() {
+    if (this.ended) return;
     this.#end();
     this.#feed.leave();
   }
@@ -308,6 +312,7 @@ class Subscription {
   receive(frame) {
     // Before its `subscribed`, events belong to an earlier subscription of this group.
     if (this.ended || (frame.type === "events" && !this.live)) return;
+    const before = this.#position;
     // A frame's position is where we stand after it, within a batch that of before it.
     if (typeof frame.position === "string") this.#position = frame.position;
     const info = { position: this.#position, more: frame.more === true };
@@ -320,7 +325,7 @@ class Subscription {
       case "events":
         return Array.isArray(frame.events) && this.#takeEvents(frame.events, info);
       case "reset":
-        return this.#takeReset(frame.reason, info);
+        return this.#takeReset(frame.reason, info, before);
       case "error":
         return !this.live && this.#refused(frame);
     }
@@ -360,11 +365,11 @@ class Subscription {
     }
   }
 
-  #takeReset(reason, info) {
+  #takeReset(reason, info, before) {
     if (reason === "revoked") this.#end();
     this.#tell("reset", reason, info);
-    // Live events that were dropped ("gap") leave the state as right as it was.
-    const isStale = !this.ended && reason !== "gap";
+    // Live events that were dropped leave the state as right as it was, and us where we stood.
+    const isStale = !this.ended && (reason !== "gap" || info.position !== before);
     if (isStale && this.#handlers.snapshot !== undefined) this.#askAnew();
   }
 
