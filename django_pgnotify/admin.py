@@ -29,7 +29,7 @@ class ParkedEventAdmin(ParkedEventModelAdmin):
         """Only handlers park events."""
         return False
 
-    @admin.action(description="Retry selected parked events")
+    @admin.action(description="Retry selected parked events", permissions=["change"])
     def retry_events(self, request: HttpRequest, queryset: QuerySet[ParkedEvent]) -> None:
         """Ask the running ``pglisten`` to call the handlers again; later events of the same row
         have been handled meanwhile, so a retried one comes out of order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -50,16 +51,38 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
         raise InvalidDeclaration(f"on_event: start={start!r} must be 'now' or 'oldest'.")
 
     def register(function: Function) -> Function:
-        name = f"{function.__module__}.{function.__qualname__}"
-        if name in _registered and _registered[name].topic != topic:
+        name = _dotted_name(function)
+        known = _registered.get(name)
+        if known is not None and known.topic != topic:
             raise InvalidDeclaration(
-                f"on_event: {name} handles {_registered[name].topic!r} already. Give each topic "
+                f"on_event: {name} handles {known.topic!r} already. Give each topic "
                 "a function of its own."
+            )
+        if known is not None and _place(known.function) != _place(function):
+            raise InvalidDeclaration(
+                f"on_event: another function is called {name}. Give this one a name of its own: "
+                "its progress is kept by it."
             )
         _registered[name] = Handler(name=name, topic=topic, function=function, start=start)
         return function
 
     return register
+
+
+def _dotted_name(function: Callable[..., object]) -> str:
+    module, name = (getattr(function, key, None) for key in ("__module__", "__qualname__"))
+    if not isinstance(name, str):
+        raise InvalidDeclaration(
+            f"on_event: {function!r} has no name, by which its progress would be kept. "
+            "Decorate a function."
+        )
+    return f"{module}.{name}"
+
+
+def _place(function: Callable[..., object]) -> object:
+    """Where it is defined: a module that is imported again defines its functions anew."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return code and (code.co_filename, code.co_firstlineno)
 
 
 def registered() -> list[Handler]:

@@ -145,6 +145,7 @@ class HandlerRunner:
         backoff = Backoff(
             settings.HANDLER_BACKOFF_SECONDS,
             settings.HANDLER_BACKOFF_SECONDS * 2**settings.HANDLER_ATTEMPTS,
+            rng=lambda: 0.0,  # nobody else waits for the same: no jitter, but what the docs say
         )
         for attempt in range(1, settings.HANDLER_ATTEMPTS + 1):
             error = await self._attempt(event)

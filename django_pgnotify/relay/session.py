@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ..conf import settings
 from ..ending import end
+from ..ledger.retention import trim
 from ..metrics import Metrics
 from .connections import Connection, abort, check
 from .handlers import HandlersToRun
@@ -169,7 +170,7 @@ class Session:
 
 
 async def relay_once(alias: str, metrics: Metrics, handlers: HandlersToRun) -> bool:
-    """Relay and handle what the ledger holds; False if another relay leads."""
+    """Relay, handle and trim what the ledger holds; False if another relay leads."""
     layer = Layer(alias, metrics)
     async with await Leader.open(alias) as leader:
         if not await leader.try_lead():
@@ -186,4 +187,9 @@ async def relay_once(alias: str, metrics: Metrics, handlers: HandlersToRun) -> b
                 await relay.empty_if_full()
                 await end(beside)
             await relay.finish()
+        # Who relays by cron has nobody else for it.
+        retention = settings.RETENTION
+        await trim(
+            leader.connection, leader.schema, retention=retention, handlers=handlers.names
+        )
     return True

@@ -7,11 +7,13 @@ import threading
 import time
 from collections import defaultdict
 from decimal import Decimal
+from functools import partial
 from html import unescape
 from typing import Any
 
 import pytest
 from django.contrib import admin
+from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
 from django.db import connection, connections
 from django.test import Client
@@ -452,6 +454,27 @@ def test_parked_event_is_retried_or_discarded_in_the_admin(
     assert admin.site.is_registered(ParkedEvent)
 
 
+def test_who_may_only_look_at_parked_events_can_not_have_them_retried(
+    settings: Any, client: Client
+) -> None:
+    settings.PGNOTIFY |= {"HANDLER_ATTEMPTS": 1}
+
+    @on_event("t")
+    def fail(event: Event) -> None:
+        raise ValueError("never")
+
+    publish("t", 1)
+    handle_now()
+    looker = User.objects.create_user("looker", is_staff=True)
+    looker.user_permissions.add(Permission.objects.get(codename="view_parkedevent"))
+    client.force_login(looker)
+    url = "/admin/django_pgnotify/parkedevent/"
+    assert client.get(url).status_code == 200
+    parked = ParkedEvent.objects.get()
+    client.post(url, {"action": "retry_events", "_selected_action": [parked.pk]})
+    assert ParkedEvent.objects.get().retry is False
+
+
 def test_wrong_start_and_a_name_taken_twice_are_refused() -> None:
     def handle(event: Event) -> None: ...
 
@@ -461,3 +484,8 @@ def test_wrong_start_and_a_name_taken_twice_are_refused() -> None:
     on_event("t")(handle)
     with pytest.raises(InvalidDeclaration, match="a function of its own"):
         on_event("u")(handle)
+    on_event("v")(lambda event: 1)
+    with pytest.raises(InvalidDeclaration, match="a name of its own"):
+        on_event("v")(lambda event: 2)
+    with pytest.raises(InvalidDeclaration, match="has no name"):
+        on_event("w")(partial(handle))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import call_command
+from django.test import override_settings
 
 from django_pgnotify.connecting import connect
 from django_pgnotify.ledger import retention
@@ -35,7 +36,8 @@ def relay(*names: str, hours_ago: float = 0.0) -> int:
     """Publish, relay, and make the tick look old; give its number."""
     for name in names:
         publish(name, 1)
-    call_command("pglisten", once=True)
+    with override_settings(PGNOTIFY={"RETENTION": timedelta(days=1000)}):  # it would trim too
+        call_command("pglisten", once=True)
     number = execute("SELECT max(number) FROM django_pgnotify_tick")[0]
     execute(
         "UPDATE django_pgnotify_tick SET at = at - %s WHERE number = %s",
@@ -108,6 +110,14 @@ def test_more_rows_than_one_batch_go(monkeypatch: pytest.MonkeyPatch) -> None:
     relay(*(f"single-{n}" for n in range(12)), hours_ago=3)
     assert trim() == 37
     assert topics() == []
+
+
+def test_once_trims_too() -> None:
+    relay("a", hours_ago=3)
+    relay("b", hours_ago=2)
+    relay("c")
+    call_command("pglisten", once=True)
+    assert topics() == ["c"]
 
 
 def test_relay_trims_by_itself(settings: Any, start_pglisten: Any) -> None:
