@@ -12,7 +12,7 @@ from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.db import connections, models, router
 
-from .conf import KEYS, settings, unknown_key_message
+from .conf import KEYS, settings, unknown_key_message, wrong_value_message
 from .exceptions import PgnotifyError
 from .groups import RESERVED_PREFIX, check_group
 from .ledger.install import schema_of_ledger
@@ -45,6 +45,7 @@ def check_settings(
         return [no_dict(given)]
     return [
         *(unknown_key(key) for key in given if key not in KEYS),
+        *_value_messages(given),
         *_layer_messages(),
         *_queue_messages(),
         *_backend_messages(),
@@ -67,6 +68,17 @@ def no_dict(given: object) -> CheckMessage:
         hint='Give a dict, for instance {"QUEUE_SIZE": 1000}, or leave it out.',
         id="django_pgnotify.E006",
     )
+
+
+def _value_messages(given: dict[str, object]) -> Iterator[CheckMessage]:
+    """E007: pglisten would fail on it at three in the morning."""
+    for key in KEYS:
+        if key in given and (message := wrong_value_message(key, given[key])):
+            yield Error(
+                message,
+                hint="Delays are seconds, RETENTION is a datetime.timedelta.",
+                id="django_pgnotify.E007",
+            )
 
 
 def _layer_messages() -> Iterator[CheckMessage]:

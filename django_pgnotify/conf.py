@@ -83,3 +83,36 @@ def unknown_key_message(key: str) -> str:
     """Say which key is not known, and the nearest one that is."""
     nearest = difflib.get_close_matches(key.upper(), KEYS, n=1, cutoff=0.0)
     return f"PGNOTIFY has no key {key!r}. Did you mean {nearest[0]!r}?"
+
+
+MAY_BE_ZERO = {"QUEUE_SIZE", "HANDLER_BACKOFF_SECONDS"}
+OTHER_TYPES: dict[str, tuple[type, ...]] = {
+    "LISTENER": (str, dict),
+    "ALLOWED_ORIGINS": (list, tuple, set, frozenset),
+}
+"""Of the keys whose default None says nothing of their type."""
+
+
+def wrong_value_message(key: str, value: object) -> str | None:
+    """Say what the value of a known key should be; None if it may be that."""
+    default = getattr(Defaults, key)
+    if default is None:
+        types = OTHER_TYPES[key]
+        fits = value is None or isinstance(value, types)
+        return (
+            None if fits else f"{_shown(key, value)} should be a {types[0].__name__} or None."
+        )
+    if isinstance(default, float):
+        wanted, fits = "a number", isinstance(value, int | float)
+    else:
+        wanted, fits = f"a {type(default).__name__}", isinstance(value, type(default))
+    if not fits or isinstance(value, bool):
+        return f"{_shown(key, value)} should be {wanted}, for instance {default!r}."
+    zero: Any = timedelta(0) if isinstance(default, timedelta) else 0
+    if isinstance(value, str) or value > zero or (key in MAY_BE_ZERO and value == zero):
+        return None
+    return f"{_shown(key, value)} should be more than zero, for instance {default!r}."
+
+
+def _shown(key: str, value: object) -> str:
+    return f"PGNOTIFY[{key!r}] = {value!r:.100}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -44,6 +45,46 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(settings: Any) -> Non
     assert ids([message]) == ["E001"]
     assert "RETENTION" in message.msg
     assert "QUEUE_SIZE" in str(message.hint)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("RETENTION", 3600),
+        ("RETENTION", timedelta(0)),
+        ("HANDLER_ATTEMPTS", 0),
+        ("HANDLER_CONCURRENCY", "10"),
+        ("QUEUE_SIZE", -1),
+        ("POLL_SECONDS", None),
+        ("POLL_SECONDS", 0),
+        ("MAX_FRAME_BYTES", True),
+        ("ALLOWED_ORIGINS", "https://a.example"),
+        ("LISTENER", 7),
+        ("CHANNEL_LAYER", None),
+    ],
+)
+def test_a_value_that_can_not_work_is_an_error(settings: Any, key: str, value: object) -> None:
+    settings.PGNOTIFY = {key: value}
+    first, *_ = check_settings(None)
+    assert ids([first]) == ["E007"]
+    assert first.msg.startswith(f"PGNOTIFY[{key!r}] = ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("RETENTION", timedelta(seconds=1)),
+        ("HANDLER_BACKOFF_SECONDS", 0),
+        ("POLL_SECONDS", 2),
+        ("ALLOWED_ORIGINS", ("https://a.example",)),
+        ("LISTENER", {"HOST": "db"}),
+        ("LISTENER", "direct"),
+        ("CHANNEL_LAYER", "default"),
+    ],
+)
+def test_a_value_that_can_work_is_none(settings: Any, key: str, value: object) -> None:
+    settings.PGNOTIFY = {key: value}
+    assert "E007" not in ids(check_settings(None))
 
 
 def test_settings_that_are_no_dict_are_an_error(settings: Any) -> None:
