@@ -8,12 +8,14 @@ from urllib.parse import urlparse
 
 from channels.consumer import AsyncConsumer
 from channels.exceptions import StopConsumer
+from channels.layers import get_channel_layer
 from channels.security.websocket import OriginValidator
 from channels.utils import await_many_dispatch
 from django.db import DEFAULT_DB_ALIAS
 
 from ..conf import settings
 from ..events import Event
+from ..exceptions import InvalidDeclaration
 from .session import Session
 
 
@@ -21,7 +23,7 @@ class Subscriber(AsyncConsumer):
     """The part that EventConsumer and EventStreamConsumer share.
 
     It hears the channel layer through the hub only, so that a layer that is down for a while
-    closes no connection; ``self.channel_layer`` is not there.
+    closes no connection: it has no channel name, and can send to groups but be in none.
     """
 
     using: str = DEFAULT_DB_ALIAS
@@ -30,6 +32,20 @@ class Subscriber(AsyncConsumer):
     """Groups joined at once, after authorize()."""
 
     session: Session
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("groups"):
+            raise InvalidDeclaration(
+                f"{cls.__name__}.groups: this consumer is in no group of the channel layer. Name "
+                "the groups whose events it gives in groups_on_connect, or write a consumer of "
+                "Channels' own for the others."
+            )
+
+    @property
+    def channel_layer(self) -> Any:  # type: ignore[override]  # Channels sets it on each
+        """To send by; see the class."""
+        return get_channel_layer(self.channel_layer_alias)
 
     async def authorize(self, group: str) -> bool:
         """May this client have the group's events? Refuses everything until overridden.

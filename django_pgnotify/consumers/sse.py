@@ -42,8 +42,8 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
     400.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._ended = asyncio.Event()
         self._stream: asyncio.Task[None] | None = None
 
@@ -54,6 +54,7 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
 
     async def http_disconnect(self, message: Any) -> None:
         """The browser has gone, or we have ended the stream."""
+        await self.disconnect()
         raise StopConsumer()
 
     def more_sources(self) -> list[Any]:

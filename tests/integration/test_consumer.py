@@ -17,7 +17,7 @@ from django.test import override_settings
 
 from django_pgnotify import Event
 from django_pgnotify.consumers import EventConsumer, revoke
-from django_pgnotify.exceptions import InvalidGroup
+from django_pgnotify.exceptions import InvalidDeclaration, InvalidGroup
 from django_pgnotify.ledger.positions import Position
 from tests.hub_kit import (
     PATIENCE_SECONDS,
@@ -854,6 +854,29 @@ async def test_truncate_is_in_the_replay_of_a_templated_group() -> None:
     async with Browser() as browser:
         await browser.subscribe("customer-7", since=position)
         assert [e["kind"] for e in (await browser.events())["events"]] == ["truncate"]
+
+
+# Within Channels --------------------------------------------------------------------------
+
+
+async def test_a_subclass_can_send_to_groups_of_the_channel_layer() -> None:
+    from channels.layers import get_channel_layer
+
+    class Chat(OpenConsumer):
+        async def receive(self, text_data: str | None = None, bytes_data: Any = None) -> None:
+            message = {"type": "chat.said", "text": text_data}
+            await self.channel_layer.group_send("chat", message)
+
+    layer = get_channel_layer()
+    await layer.group_add("chat", name := await layer.new_channel())
+    async with Browser(Chat) as browser:
+        await browser.send_text("hello")
+        assert (await layer.receive(name))["text"] == "hello"
+
+
+def test_groups_of_the_channel_layer_are_refused_at_once() -> None:
+    with pytest.raises(InvalidDeclaration, match="groups_on_connect"):
+        type("Chat", (EventConsumer,), {"groups": ["chat"]})
 
 
 # Endings ----------------------------------------------------------------------------------

@@ -282,6 +282,18 @@ async def test_disconnected_stream_leaves_nothing() -> None:
     assert rows == []
 
 
+async def test_a_stream_that_ends_calls_the_hook_of_channels() -> None:
+    ended = []
+
+    class Told(OpenStream):
+        async def disconnect(self) -> None:
+            ended.append(self.scope["path"])
+
+    async with EventSource("orders", consumer=Told) as source:
+        await source.receive()
+    assert ended == ["/events/"]
+
+
 async def test_stream_and_socket_share_one_hub() -> None:
     async with Browser() as browser, EventSource("orders") as source:
         await browser.subscribe("orders")

@@ -87,6 +87,9 @@ class Command(BaseCommand):
             raise
 
     def _run(self, *, database: str, once: bool, check: bool, **options: Any) -> None:
+        if database not in connections:
+            known = ", ".join(map(repr, connections))
+            raise CommandError(f"DATABASES has no {database!r}. Choose one of {known}.")
         if connections[database].vendor != "postgresql":
             raise CommandError(
                 f"The database {database!r} is {connections[database].vendor};"
