@@ -282,7 +282,7 @@ SHOWS = """lines => JSON.stringify(
 
 def test_the_tests_of_the_testing_page_pass_in_the_project(shop: Shop) -> None:
     files = [block for block in blocks("howto/testing.md") if "caption" in block.options]
-    assert len(files) == 3
+    assert len(files) == 4
     for block in files:
         shop.do(block)
     shop.command("python -m pytest -p no:cacheprovider test_published.py")
