@@ -14,6 +14,7 @@ from .declaration import Column, Group
 OLD, NEW = '"~o"', '"~n"'
 """The two images of a row. A ``~``, since a user's column of an alias's name would hide the row."""
 INTEGER_CHARACTERS = 20  # of the longest bigint with its sign
+PART_CHARACTERS = 36  # of a UUID; what stands for a value that is not plain has 34
 SMALL_CHARACTERS = (
     10_000  # of a text column that needs no look at its size: far below EVENT_BYTES
 )
@@ -105,7 +106,7 @@ class Columns:
         if isinstance(column.target, models.IntegerField) and room >= INTEGER_CHARACTERS:
             return value
         length = getattr(column.target, "max_length", None)
-        if length is not None and length <= room:
+        if length is not None and max(length, PART_CHARACTERS) <= room:
             return f"{self.ledger}.pgnotify_group_part({value}, true)"
         return None
 

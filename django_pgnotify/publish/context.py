@@ -7,8 +7,8 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
-from types import MappingProxyType
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..events import Json, dumps
@@ -24,15 +24,25 @@ R = TypeVar("R")
 MAX_CONTEXT_BYTES = 8 * 1024
 """Bytes of JSON of the whole context: it stands in each ledger row beside what happened."""
 
-_current: ContextVar[Mapping[str, Json]] = ContextVar(
-    "django_pgnotify_context", default=MappingProxyType({})
-)
-_current_text: ContextVar[str] = ContextVar("django_pgnotify_context_text", default="")
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What a block and those around it hold."""
+
+    values: Mapping[str, Json]
+    text: str
+    """The same as JSON; "" for nothing."""
+    outer: _Held | None = None
+
+
+NOTHING = _Held(values={}, text="")
+# What to go back to stands in here and not in the block's object, which threads may share.
+_current: ContextVar[_Held] = ContextVar("django_pgnotify_context", default=NOTHING)
 
 
 def current_context() -> dict[str, Json]:
     """What the enclosing ``event_context`` blocks hold, as JSON values."""
-    return dict(_current.get())
+    return dict(_current.get().values)
 
 
 class event_context:
@@ -53,23 +63,21 @@ class event_context:
             key: to_json_value(value, f"event_context({key}=...)")
             for key, value in values.items()
         }
-        self._tokens: list[tuple[Token[Mapping[str, Json]], Token[str]]] = []
 
     def __enter__(self) -> None:
-        merged = {**_current.get(), **self._values}
+        outer = _current.get()
+        merged = {**outer.values, **self._values}
         text = dumps(merged) if merged else ""
         if len(text) > MAX_CONTEXT_BYTES:
             raise InvalidEvent(
                 f"event_context holds {len(text)} bytes of JSON in all, of "
                 f"{MAX_CONTEXT_BYTES} allowed: give keys, not objects."
             )
-        self._tokens.append((_current.set(MappingProxyType(merged)), _current_text.set(text)))
+        _current.set(_Held(values=merged, text=text, outer=outer))
 
     def __exit__(self, *exc_info: object) -> None:
         # Connections follow at their next statement, so that leaving costs nothing.
-        values, text = self._tokens.pop()
-        _current.reset(values)
-        _current_text.reset(text)
+        _current.set(_current.get().outer or NOTHING)
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -79,25 +87,21 @@ class event_context:
 
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
         """Run each call of the function in this context."""
-        # A copy for each call: concurrent calls must not share tokens.
         if inspect.iscoroutinefunction(func):
 
             @functools.wraps(func)
             async def async_inner(*args: P.args, **kwargs: P.kwargs) -> Any:
-                with self._copy():
+                with self:
                     return await func(*args, **kwargs)
 
             return async_inner  # type: ignore[return-value]
 
         @functools.wraps(func)
         def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self._copy():
+            with self:
                 return func(*args, **kwargs)
 
         return inner
-
-    def _copy(self) -> event_context:
-        return type(self)(**self._values)
 
 
 def install_context(
@@ -149,7 +153,7 @@ class _ContextWrapper:
         many: bool,
         context: dict[str, Any],
     ) -> Any:
-        wanted = _current_text.get()
+        wanted = _current.get().text
         if not wanted and not self.touched:
             return execute(sql, params, many, context)
         connection = context["connection"]
@@ -182,8 +186,50 @@ WRITES = frozenset(
 WRITES_IN_TRANSACTION = WRITES | {"CALL", "DO", "EXECUTE"}
 """The further ones may commit by themselves, which PostgreSQL refuses in a transaction."""
 FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(\w+)", re.DOTALL)
-WRITES_NOTHING = (' FROM "', "pg_notify(")
-"""Marks of a SELECT by the ORM, and of live events."""
+LIVE = "pg_notify("
+"""Marks a live event, which carries its context itself."""
+BY_ORM = ' FROM "'
+"""Marks a SELECT by the ORM; others may call functions that write."""
+CALL = re.compile(r"(\w+)\(")
+READS_ONLY = frozenset(
+    [
+        "ABS",
+        "ARRAY_AGG",
+        "AVG",
+        "BOOL_AND",
+        "BOOL_OR",
+        "CAST",
+        "COALESCE",
+        "CONCAT",
+        "COUNT",
+        "DATE_PART",
+        "DATE_TRUNC",
+        "EXISTS",
+        "EXTRACT",
+        "GREATEST",
+        "JSONB_AGG",
+        "LEAST",
+        "LEFT",
+        "LENGTH",
+        "LOWER",
+        "MAX",
+        "MIN",
+        "NULLIF",
+        "NUMERIC",
+        "REPLACE",
+        "RIGHT",
+        "ROUND",
+        "ROW_NUMBER",
+        "STRING_AGG",
+        "SUBSTRING",
+        "SUM",
+        "TO_CHAR",
+        "TRIM",
+        "UPPER",
+        "VARCHAR",
+    ]
+)
+"""What the ORM calls most; a SELECT with another function may write by it."""
 
 
 def _verb(sql: Any, raw: Any) -> str:
@@ -192,8 +238,13 @@ def _verb(sql: Any, raw: Any) -> str:
     text = sql if isinstance(sql, str) else sql.as_string(raw)
     match = FIRST_WORD.match(text)
     verb = match[1].upper() if match else ""
-    harmless = verb == "SELECT" and any(mark in text for mark in WRITES_NOTHING)
-    return "" if harmless else verb
+    return "" if verb == "SELECT" and _only_reads(text) else verb
+
+
+def _only_reads(select: str) -> bool:
+    if LIVE in select:
+        return True
+    return BY_ORM in select and all(name.upper() in READS_ONLY for name in CALL.findall(select))
 
 
 def _is_idle(raw: Any) -> bool:

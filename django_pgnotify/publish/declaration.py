@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Field = models.Field[Any, Any]
 
 SCHEMA = "schema"  # the placeholder for the table's schema
+SCHEMA_PLACEHOLDER = "{schema}"
 LOOKUPS = ("exact", "gt", "gte", "lt", "lte", "in", "isnull", "startswith")
 GROUP_FIELDS = (
     models.IntegerField,

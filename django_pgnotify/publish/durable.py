@@ -20,6 +20,8 @@ SELECT n.nspname, p.oid IS NOT DISTINCT FROM to_regprocedure(%(signature)s), cou
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE p.proname = %(name)s AND has_function_privilege(p.oid, 'EXECUTE')
     AND has_schema_privilege(n.oid, 'USAGE')
+    AND EXISTS (SELECT FROM pg_catalog.pg_class l
+        WHERE l.relnamespace = n.oid AND l.relname = 'django_pgnotify_ledger')
 ORDER BY 2 DESC
 """
 

@@ -6,10 +6,10 @@ inserts outside of the block that catches errors; only a bulk statement inserts 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from ..ledger.install import literal
+from .declaration import SCHEMA_PLACEHOLDER, Group
 from .queries import EventQueries
 from .relation import Relation
 
@@ -196,13 +196,29 @@ class Gathering:
     def _whole(self, *, truncated: bool = False) -> str:
         """One event for the whole statement: to the plain groups, and by template to the rest."""
         flag = ',"truncated":true' if truncated else ""
-        templates = [g.template.text for g in self.queries.groups if g.of_row]
-        shown = f',"templates":{json.dumps(templates)}' if templates else ""
         pieces = [
             literal('{"kind":"'),
             "lower(TG_OP)",
             literal(f'","pk":null{flag},"groups":'),
             self.queries.static_groups_json(),
-            literal(shown + "}"),
+            *self._templates(),
+            literal("}"),
         ]
         return " || ".join(pieces)
+
+    def _templates(self) -> list[str]:
+        """Templates that a row fills. What ``{schema}`` stands for is filled in already: other
+        tenants must not learn of it."""
+        texts = [self._template(group) for group in self.queries.groups if group.of_row]
+        if not texts:
+            return []
+        separator = literal('","')
+        listed = f" || {separator} || ".join(texts)
+        return [literal(',"templates":["'), listed, literal('"]')]
+
+    def _template(self, group: Group) -> str:
+        text = literal(group.template.text)
+        if None not in group.columns:
+            return text
+        schema = f"{self.ledger}.pgnotify_group_part({self.queries.columns.schema}, false)"
+        return f"replace({text}, {literal(SCHEMA_PLACEHOLDER)}, {schema})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.ddl_references import Statement
@@ -51,17 +51,21 @@ class NotifyTrigger(BaseConstraint):
         super().__init__(name=name)
         self.fields = _strings("fields", fields)
         self.groups = _strings("groups", groups)
-        self.on = _strings("on", on) or DEFAULT_OPERATIONS
+        operations = (
+            _strings("on", list(on) if isinstance(on, Set) else on) or DEFAULT_OPERATIONS
+        )
         self.changed = _strings("changed", changed)
         self.context = _strings("context", context or None) or ()
         if condition is not None and not isinstance(condition, Q):
             raise InvalidDeclaration(
                 f"NotifyTrigger {name!r}: condition={condition!r} must be a Q object."
             )
-        if not set(self.on) <= set(OPERATIONS):
+        if not set(operations) <= set(OPERATIONS):
             raise InvalidDeclaration(
-                f"NotifyTrigger {name!r}: on={list(self.on)!r} may hold {', '.join(OPERATIONS)}."
+                f"NotifyTrigger {name!r}: on={list(operations)!r} may hold"
+                f" {', '.join(OPERATIONS)}."
             )
+        self.on = tuple(operation for operation in OPERATIONS if operation in operations)
         self.condition = condition
 
     @property
@@ -151,7 +155,8 @@ def _supported(schema_editor: BaseDatabaseSchemaEditor) -> bool:
 def _strings(argument: str, value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    # A set has another order in each process, and so would the migrations.
+    if isinstance(value, str | Set) or not isinstance(value, Iterable):
         raise InvalidDeclaration(
             f"NotifyTrigger: {argument}={value!r} must be a list of strings."
         )

@@ -300,3 +300,36 @@ def test_the_first_message_of_a_connection_has_the_context_too(ledger: LedgerRea
         with transaction.atomic():
             notify("a")
     assert contexts(ledger) == [{"user": 7}] * 2
+
+
+SELECT = "SELECT pgnotify_publish('t', to_jsonb(name)) FROM \"shop_customer\""
+
+
+def test_a_select_whose_function_writes_has_the_context(ledger: LedgerReader) -> None:
+    Customer.objects.create(name="x")
+    with event_context(user=7):
+        run(SELECT)
+    assert contexts(ledger) == [{"user": 7}]
+
+
+def test_a_select_behind_a_block_does_not_have_its_context(ledger: LedgerReader) -> None:
+    Customer.objects.create(name="x")
+    with transaction.atomic():
+        with event_context(user=7):
+            notify("a")
+        run(SELECT)
+    assert contexts(ledger) == [{"user": 7}, None]
+
+
+async def test_one_block_may_be_entered_by_several_tasks_at_once() -> None:
+    shared = event_context(user="system")
+    entered = asyncio.Barrier(2)
+
+    async def work(number: int) -> dict[str, Any]:
+        with shared, event_context(number=number):
+            await entered.wait()
+            return current_context()
+
+    found = await asyncio.gather(work(1), work(2))
+    assert found == [{"user": "system", "number": 1}, {"user": "system", "number": 2}]
+    assert current_context() == {}

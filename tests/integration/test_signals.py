@@ -249,6 +249,15 @@ class TestNoSaveIsBroken:
             finally:
                 cursor.execute("ALTER FUNCTION pgnotify_appended RENAME TO pgnotify_append")
 
+    def test_by_a_ledger_whose_table_vanished(self, publish: Any, caplog: Any) -> None:
+        publish(Customer)
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE django_pgnotify_ledger RENAME TO gone")
+            try:
+                self.check(caplog)
+            finally:
+                cursor.execute("ALTER TABLE gone RENAME TO django_pgnotify_ledger")
+
     def test_by_data_beyond_16_mib(self, publish: Any, ledger: LedgerReader) -> None:
         publish(Customer, serialize=lambda customer: "x" * 2**24)
         Customer.objects.create(name="Ann")

@@ -360,3 +360,25 @@ def test_an_update_of_a_row_in_no_group_is_there_for_handlers() -> None:
     assert told(ledger) == [("insert", False, []), ("update", False, []), ("update", False, [])]
     Thing.objects.update(other=3)
     assert told(ledger) == [("insert", True, ["thing-2-3"])]
+
+
+def test_a_short_value_that_becomes_a_long_one_is_cut_as_code_cuts_it() -> None:
+    prefix = "x" * 80 + "-"
+    model = make(
+        constraints=[NotifyTrigger(name="things", groups=[f"{prefix}{{status}}"])],
+        status=models.CharField(max_length=10),
+    )
+    ledger = Ledger()
+    model.objects.create(status="a b")
+    (change,) = ledger.take()
+    assert change["groups"] == [group_name(f"{prefix}{{}}", "a b")]
+
+
+def test_a_truncate_names_its_own_schema_to_the_groups_of_rows() -> None:
+    groups = ["{schema}-n-{number}", "all"]
+    thing(groups=groups, on=["truncate"])
+    ledger = Ledger()
+    run("TRUNCATE made_thing")
+    (change,) = ledger.take()
+    assert change["templates"] == ["public-n-{number}"]
+    assert change["groups"] == ["all"]

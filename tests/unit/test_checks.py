@@ -462,3 +462,11 @@ def test_only_the_databases_that_are_asked_about_are_touched() -> None:
 def test_all_refusals_are_of_one_root() -> None:
     assert issubclass(InvalidDeclaration, PgnotifyError)
     assert apps.is_installed("django_pgnotify")
+
+
+def test_a_declaration_is_the_same_in_every_process() -> None:
+    shuffled = NotifyTrigger(name="t", on={"update", "delete", "insert"})
+    assert shuffled == NotifyTrigger(name="t")
+    assert NotifyTrigger(name="t", on=["truncate", "insert"]).on == ("insert", "truncate")
+    with pytest.raises(InvalidDeclaration, match="must be a list"):
+        NotifyTrigger(name="t", fields={"id", "name"})
