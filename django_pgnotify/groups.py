@@ -159,12 +159,22 @@ class GroupTemplate:
         value = r"(?:[A-Za-z0-9_\-]+" if self.allows_hyphen else r"(?:[A-Za-z0-9_]+"
         value += rf"|h\.[0-9a-f]{{{HASH_DIGITS}}})"
         body = "".join(
-            re.escape(literal) + (value if name is not None else "")
+            re.escape(literal) + ("" if name is None else _known(name) or value)
             for literal, name in self.parts
         )
         return re.compile(
             rf"{body}|h\.[0-9a-f]{{{HASH_DIGITS}}}" if self.placeholders else body
         )
+
+
+def _known(name: str) -> str | None:
+    """Pattern of a placeholder whose value the ledger tells, ``{schema=public}``: plain, or hashed
+    where the whole name would be too long."""
+    _, is_known, value = name.partition("=")
+    if not is_known:
+        return None
+    forms = {value, value if value.startswith("h.") else hashed(value)}
+    return f"(?:{'|'.join(map(re.escape, sorted(forms)))})"
 
 
 def wire_name(group: str, alias: str) -> str:

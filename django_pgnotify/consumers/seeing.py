@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from ..events import Event, Json, dumps
 from ..values import row_json, to_json_value
@@ -74,10 +76,10 @@ class Sight:
 def _encode(event: Event, source: EncodedEvent | None) -> EncodedEvent:
     obj = event.to_json()
     sent: dict[str, Json] = {} if source is None else source.decoded()
-    if source is not None and obj == sent:
+    if source is not None and _is_same(obj, sent):
         return source  # whose text may hold what Python can't
     for key in ("pk", "context"):
-        if key in obj and obj[key] != sent.get(key):
+        if key in obj and not _is_same(obj[key], sent.get(key)):
             obj[key] = to_json_value(obj[key], key)
     if "data" in obj:
         obj["data"] = _data_json(event, sent.get("data"))
@@ -98,5 +100,9 @@ def _data_json(event: Event, sent: Json) -> Json:
     return kept | row_json(event.get_model(), made)
 
 
-def _is_same(value: object, sent: Json) -> bool:
-    return type(value) is type(sent) and value == sent
+def _is_same(value: Any, sent: Json) -> bool:
+    """As JSON: in Python 1, True and Decimal(1) are equal."""
+    try:
+        return value == sent and json.dumps(value) == json.dumps(sent)
+    except TypeError:
+        return False

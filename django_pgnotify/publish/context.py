@@ -32,7 +32,24 @@ class _Held:
     values: Mapping[str, Json]
     text: str
     """The same as JSON; "" for nothing."""
+    block: event_context | None = None
     outer: _Held | None = None
+
+    def within(self, block: event_context) -> _Held:
+        """This with a block inside."""
+        values = {**self.values, **block.values}
+        text = dumps(values) if values else ""
+        return _Held(values=values, text=text, block=block, outer=self)
+
+    def without(self, block: event_context) -> _Held:
+        """This without the innermost entry of a block. A generator leaves its block when it is
+        closed, which may be inside of another one, or in another thread."""
+        if self.outer is None or self.block is None:
+            return self
+        if self.block is block:
+            return self.outer
+        outer = self.outer.without(block)
+        return self if outer is self.outer else outer.within(self.block)
 
 
 NOTHING = _Held(values={}, text="")
@@ -59,25 +76,23 @@ class event_context:
     """
 
     def __init__(self, /, **values: Any) -> None:
-        self._values: dict[str, Json] = {
+        self.values: dict[str, Json] = {
             key: to_json_value(value, f"event_context({key}=...)")
             for key, value in values.items()
         }
 
     def __enter__(self) -> None:
-        outer = _current.get()
-        merged = {**outer.values, **self._values}
-        text = dumps(merged) if merged else ""
-        if len(text) > MAX_CONTEXT_BYTES:
+        held = _current.get().within(self)
+        if len(held.text) > MAX_CONTEXT_BYTES:
             raise InvalidEvent(
-                f"event_context holds {len(text)} bytes of JSON in all, of "
+                f"event_context holds {len(held.text)} bytes of JSON in all, of "
                 f"{MAX_CONTEXT_BYTES} allowed: give keys, not objects."
             )
-        _current.set(_Held(values=merged, text=text, outer=outer))
+        _current.set(held)
 
     def __exit__(self, *exc_info: object) -> None:
         # Connections follow at their next statement, so that leaving costs nothing.
-        _current.set(_current.get().outer or NOTHING)
+        _current.set(_current.get().without(self))
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -186,11 +201,11 @@ WRITES = frozenset(
 WRITES_IN_TRANSACTION = WRITES | {"CALL", "DO", "EXECUTE"}
 """The further ones may commit by themselves, which PostgreSQL refuses in a transaction."""
 FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(\w+)", re.DOTALL)
-LIVE = "pg_notify("
-"""Marks a live event, which carries its context itself."""
+LIVE = "SELECT count(pg_notify("
+"""Begins the statement of live events, which carry their context themselves."""
 BY_ORM = ' FROM "'
 """Marks a SELECT by the ORM; others may call functions that write."""
-CALL = re.compile(r"(\w+)\(")
+CALL = re.compile(r"""([\w."]+)\s*\(""")
 READS_ONLY = frozenset(
     [
         "ABS",
@@ -242,9 +257,11 @@ def _verb(sql: Any, raw: Any) -> str:
 
 
 def _only_reads(select: str) -> bool:
-    if LIVE in select:
+    if select.startswith(LIVE):
         return True
-    return BY_ORM in select and all(name.upper() in READS_ONLY for name in CALL.findall(select))
+    if BY_ORM not in select or "/*" in select:
+        return False
+    return all(name.upper() in READS_ONLY for name in CALL.findall(select))
 
 
 def _is_idle(raw: Any) -> bool:

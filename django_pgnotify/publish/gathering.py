@@ -207,8 +207,8 @@ class Gathering:
         return " || ".join(pieces)
 
     def _templates(self) -> list[str]:
-        """Templates that a row fills. What ``{schema}`` stands for is filled in already: other
-        tenants must not learn of it."""
+        """Templates that a row fills. What ``{schema}`` stands for is said: other tenants must not
+        learn of it."""
         texts = [self._template(group) for group in self.queries.groups if group.of_row]
         if not texts:
             return []
@@ -220,5 +220,6 @@ class Gathering:
         text = literal(group.template.text)
         if None not in group.columns:
             return text
-        schema = f"{self.ledger}.pgnotify_group_part({self.queries.columns.schema}, false)"
-        return f"replace({text}, {literal(SCHEMA_PLACEHOLDER)}, {schema})"
+        part = f"{self.ledger}.pgnotify_group_part({self.queries.columns.schema}, false)"
+        known = f"{literal('{schema=')} || {part} || {literal('}')}"
+        return f"replace({text}, {literal(SCHEMA_PLACEHOLDER)}, {known})"

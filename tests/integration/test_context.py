@@ -321,6 +321,31 @@ def test_a_select_behind_a_block_does_not_have_its_context(ledger: LedgerReader)
     assert contexts(ledger) == [{"user": 7}, None]
 
 
+@pytest.mark.parametrize("call", ['"public"."pgnotify_publish"', "public.pgnotify_publish "])
+def test_a_function_that_writes_is_known_however_it_is_written(
+    ledger: LedgerReader, call: str
+) -> None:
+    Customer.objects.create(name="x")
+    with event_context(user=7):
+        run(SELECT.replace("pgnotify_publish", call))
+    assert contexts(ledger) == [{"user": 7}]
+
+
+def test_a_block_that_ends_late_takes_itself_away_and_no_other() -> None:
+    def rows() -> Iterator[int]:
+        with event_context(source="import"):
+            yield 1
+
+    with event_context(user=7):
+        opened = rows()
+        next(opened)
+    assert current_context() == {"source": "import"}
+    with event_context(user=8):
+        opened.close()  # type: ignore[attr-defined]
+        assert current_context() == {"user": 8}
+    assert current_context() == {}
+
+
 async def test_one_block_may_be_entered_by_several_tasks_at_once() -> None:
     shared = event_context(user="system")
     entered = asyncio.Barrier(2)

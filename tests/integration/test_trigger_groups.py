@@ -13,6 +13,7 @@ from django.db.models import F, Q
 
 from django_pgnotify import NotifyTrigger, group_name
 from django_pgnotify.checks import check_databases
+from django_pgnotify.groups import GroupTemplate
 from django_pgnotify.publish.registry import refresh
 from tests.tables import Ledger, make, run
 
@@ -380,5 +381,13 @@ def test_a_truncate_names_its_own_schema_to_the_groups_of_rows() -> None:
     ledger = Ledger()
     run("TRUNCATE made_thing")
     (change,) = ledger.take()
-    assert change["templates"] == ["public-n-{number}"]
+    (template,) = map(GroupTemplate, change["templates"])
     assert change["groups"] == ["all"]
+    own, other = (group_name("{}-n-{}", schema, 7) for schema in ("public", "else"))
+    assert template.matches(own)
+    assert not template.matches(other)
+    assert not template.matches("public-n-7-8")
+    # Where one value is long, all are hashed.
+    long = GroupTemplate(template.text.replace("{number}", "{slug}"))
+    assert long.matches(group_name("{}-n-{}", "public", "a" * 95))
+    assert not long.matches(group_name("{}-n-{}", "else", "a" * 95))
