@@ -82,7 +82,7 @@ def _value_messages(given: dict[str, object]) -> Iterator[CheckMessage]:
 
 
 def _layer_messages() -> Iterator[CheckMessage]:
-    alias = settings.CHANNEL_LAYER
+    alias = str(settings.CHANNEL_LAYER)
     layers = getattr(django_settings, "CHANNEL_LAYERS", {})
     if alias not in layers:
         yield Error(

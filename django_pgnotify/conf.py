@@ -85,7 +85,7 @@ def unknown_key_message(key: str) -> str:
     return f"PGNOTIFY has no key {key!r}. Did you mean {nearest[0]!r}?"
 
 
-MAY_BE_ZERO = {"QUEUE_SIZE", "HANDLER_BACKOFF_SECONDS"}
+MAY_BE_ZERO = {"QUEUE_SIZE", "HANDLER_BACKOFF_SECONDS", "SHUTDOWN_SECONDS"}
 OTHER_TYPES: dict[str, tuple[type, ...]] = {
     "LISTENER": (str, dict),
     "ALLOWED_ORIGINS": (list, tuple, set, frozenset),
@@ -105,7 +105,8 @@ def wrong_value_message(key: str, value: object) -> str | None:
     if isinstance(default, float):
         wanted, fits = "a number", isinstance(value, int | float)
     else:
-        wanted, fits = f"a {type(default).__name__}", isinstance(value, type(default))
+        names = {int: "an integer", str: "a string", timedelta: "a timedelta"}
+        wanted, fits = names[type(default)], isinstance(value, type(default))
     if not fits or isinstance(value, bool):
         return f"{_shown(key, value)} should be {wanted}, for instance {default!r}."
     zero: Any = timedelta(0) if isinstance(default, timedelta) else 0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
+
+logger = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.5
 """Between two cancellations of the same task."""
@@ -31,17 +34,25 @@ async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
 def before_close(
     loop: asyncio.AbstractEventLoop, goodbye: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    """Run a coroutine when the loop is closed; of several the latest first.
+    """Run a coroutine when the loop is closed; of several the latest first. It is left out where
+    another loop runs in the thread, and its error is logged.
 
     `async_to_sync` makes a loop for each call, and nothing else tells that one ends.
     """
     close_loop = loop.close
 
     def close() -> None:
+        if loop.is_running():
+            close_loop()  # which refuses it
+            return
         loop.close = close_loop  # type: ignore[method-assign]
-        if not loop.is_running() and not loop.is_closed():
-            loop.run_until_complete(goodbye())
-        loop.close()
+        try:
+            if not loop.is_closed() and asyncio._get_running_loop() is None:
+                loop.run_until_complete(goodbye())
+        except Exception:
+            logger.exception("what an event loop has left open was not closed")
+        finally:
+            loop.close()
 
     loop.close = close  # type: ignore[method-assign]
 

@@ -9,6 +9,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from enum import Enum
@@ -83,13 +84,16 @@ def row_json(
     """Values by name, of which some may be a model's: inside a JSONField nothing is rewritten,
     everything else follows to_json_value(). Raises InvalidEvent."""
     return {
-        _key(name, path): (
-            _untouched(field, value)
-            if isinstance(field := find_field(model, name), models.JSONField)
-            else to_json_value(value, f"{path}[{name!r:.50}]")
-        )
+        _key(name, path): _named_json(find_field(model, name), value, f"{path}[{name!r:.50}]")
         for name, value in row.items()
     }
+
+
+def _named_json(field: AnyField, value: Any, path: str) -> Json:
+    if isinstance(field, models.JSONField):
+        with suppress(InvalidEvent):  # what its decoder has made of it, another rule knows
+            return _untouched(field, value)
+    return to_json_value(value, path)
 
 
 def field_json(field: AnyField, value: Any) -> Json:

@@ -35,17 +35,13 @@ class Subscriber(AsyncConsumer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__dict__.get("groups"):
+        groups = getattr(cls, "groups", None)
+        if isinstance(groups, list | tuple | set) and groups:
             raise InvalidDeclaration(
                 f"{cls.__name__}.groups: this consumer is in no group of the channel layer. Name "
                 "the groups whose events it gives in groups_on_connect, or write a consumer of "
                 "Channels' own for the others."
             )
-
-    @property
-    def channel_layer(self) -> Any:  # type: ignore[override]  # Channels sets it on each
-        """To send by; see the class."""
-        return get_channel_layer(self.channel_layer_alias)
 
     async def authorize(self, group: str) -> bool:
         """May this client have the group's events? Refuses everything until overridden.
@@ -76,6 +72,8 @@ class Subscriber(AsyncConsumer):
         """Serve one connection; whatever ends it, nothing of it is left behind."""
         self.scope = scope
         self.base_send = send
+        # May be None, as in every consumer where none is configured.
+        self.channel_layer = cast(Any, get_channel_layer(self.channel_layer_alias))
         self.session = Session(
             self,
             send=self.send_frame,

@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from ..conf import settings
 from ..ending import before_close, end
@@ -38,7 +38,8 @@ SNAPSHOT_THREADS = 4
 """Snapshots taken at once in a process, each on a database connection of its own."""
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
-_watched: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, set[Hub]] = WeakKeyDictionary()
+"""Those that have not ended yet, of loops that tell when they are closed."""
 
 
 class Hub:
@@ -81,14 +82,21 @@ class Hub:
         if self._clients:
             return
         # First, so that a client that comes meanwhile gets a new hub.
-        del _hubs[asyncio.get_running_loop()][self.alias]
+        self._make_room()
         await self._end()
 
+    def _make_room(self) -> None:
+        hubs = _hubs[asyncio.get_running_loop()]
+        if hubs.get(self.alias) is self:
+            del hubs[self.alias]
+
     async def _end(self) -> None:
+        """Idempotent: whoever ends it may be cancelled."""
         await end(self._tasks)
         self.snapshot_threads.shutdown(wait=False)
         await self._membership.close()
         await self._access.close()
+        _open.get(asyncio.get_running_loop(), set()).discard(self)
 
     async def attach(self, subscription: Subscription, numbers: Iterable[int] = ()) -> Look:
         """Put a held subscription into its group, and look into the ledger once nothing in the
@@ -97,7 +105,7 @@ class Hub:
         group.subscriptions.add(subscription)
         await self._membership.join(HUB_GROUP)
         await self._membership.join(group.name)
-        _end_with_loop()
+        self._end_with_loop()
         look = await self.look(subscription, numbers)
         if group.position is None:
             group.position = look.position
@@ -125,6 +133,16 @@ class Hub:
         if not group.subscriptions:
             del self.groups[group.name]
             await self._membership.leave(group.name)
+
+    def _end_with_loop(self) -> None:
+        """End before the loop is closed, if it still runs: the loop cancels all tasks, those of
+        clients that are leaving too. To be called when the channel layer is in use, which may end
+        itself in the same way, and must not do so first."""
+        loop = asyncio.get_running_loop()
+        if loop not in _open:
+            _open[loop] = set()
+            before_close(loop, partial(_end_all, _open[loop]))
+        _open[loop].add(self)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.create_task(coroutine, name=f"pgnotify hub of {self.alias}")
@@ -242,17 +260,9 @@ class Hub:
                 logger.info("hub can't renew its memberships: %s", error)
 
 
-def _end_with_loop() -> None:
-    """Before the loop is closed, end the hubs that it has left: it cancels all tasks, those of
-    clients that are leaving too. To be called when the channel layer is in use, which may end
-    itself in the same way, and must not do so first."""
-    loop = asyncio.get_running_loop()
-    if loop not in _watched:
-        _watched.add(loop)
-        before_close(loop, partial(_end_all, _hubs[loop]))
-
-
-async def _end_all(hubs: dict[str, Hub]) -> None:
+async def _end_all(hubs: set[Hub]) -> None:
     while hubs:
-        _, hub = hubs.popitem()
+        hub = next(iter(hubs))
+        hub._make_room()
         await hub._end()
+        hubs.discard(hub)

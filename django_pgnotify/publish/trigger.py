@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.ddl_references import Statement
@@ -52,7 +52,8 @@ class NotifyTrigger(BaseConstraint):
         self.fields = _strings("fields", fields)
         self.groups = _strings("groups", groups)
         operations = (
-            _strings("on", list(on) if isinstance(on, Set) else on) or DEFAULT_OPERATIONS
+            _strings("on", list(on) if isinstance(on, set | frozenset) else on)
+            or DEFAULT_OPERATIONS
         )
         self.changed = _strings("changed", changed)
         self.context = _strings("context", context or None) or ()
@@ -156,7 +157,7 @@ def _strings(argument: str, value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     # A set has another order in each process, and so would the migrations.
-    if isinstance(value, str | Set) or not isinstance(value, Iterable):
+    if isinstance(value, str | set | frozenset) or not isinstance(value, Iterable):
         raise InvalidDeclaration(
             f"NotifyTrigger: {argument}={value!r} must be a list of strings."
         )

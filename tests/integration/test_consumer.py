@@ -521,6 +521,24 @@ async def test_what_visible_makes_of_data_follows_the_rule_of_all_json() -> None
         assert order["data"]["more"] == MADE_JSON
 
 
+async def test_visible_may_make_a_boolean_of_a_number() -> None:
+    from dataclasses import replace
+
+    class Flags(OpenConsumer):
+        async def visible(self, events: list[Event]) -> list[Event]:
+            return [
+                replace(e, data={"flag": bool(e.data["flag"]), "n": e.data["n"]})
+                for e in events
+            ]
+
+    async with Browser(Flags) as browser:
+        await browser.subscribe("orders")
+        await tell({"flag": 1, "n": 1}, "orders")
+        (data,) = await browser.data()
+        assert data["flag"] is True
+        assert data["n"] is not True
+
+
 async def test_visible_leaves_exact_text_alone_where_it_changes_nothing() -> None:
     class Same(OpenConsumer):
         async def visible(self, events: list[Event]) -> list[Event]:
@@ -875,8 +893,13 @@ async def test_a_subclass_can_send_to_groups_of_the_channel_layer() -> None:
 
 
 def test_groups_of_the_channel_layer_are_refused_at_once() -> None:
-    with pytest.raises(InvalidDeclaration, match="groups_on_connect"):
-        type("Chat", (EventConsumer,), {"groups": ["chat"]})
+    mixin = type("Mixin", (), {"groups": ["chat"]})
+    for bases, members in (
+        ((EventConsumer,), {"groups": ["chat"]}),
+        ((mixin, EventConsumer), {}),
+    ):
+        with pytest.raises(InvalidDeclaration, match="groups_on_connect"):
+            type("Chat", bases, members)
 
 
 # Endings ----------------------------------------------------------------------------------
@@ -906,6 +929,21 @@ def test_a_socket_that_is_never_closed_leaves_nothing_behind_its_loop(backend: s
 
     with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": backend}}):
         asyncio.run(forgetful())
+    wait_until(lambda: not execute(OURS), "all connections closed")
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_loop_that_ends_while_a_socket_leaves_closes_what_is_left(turns: int) -> None:
+    async def hasty() -> None:
+        socket = WebsocketCommunicator(OpenConsumer.as_asgi(), "/events/")
+        await socket.connect(timeout=PATIENCE_SECONDS)
+        await socket.send_json_to({"type": "subscribe", "group": "orders"})
+        await socket.receive_json_from(timeout=PATIENCE_SECONDS)
+        socket.future.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    asyncio.run(hasty())
     wait_until(lambda: not execute(OURS), "all connections closed")
 
 
