@@ -86,6 +86,7 @@ def unknown_key_message(key: str) -> str:
 
 
 MAY_BE_ZERO = {"QUEUE_SIZE", "HANDLER_BACKOFF_SECONDS", "SHUTDOWN_SECONDS"}
+"""Unbounded, at once, and without draining; of all others zero would be no bound or no pause."""
 OTHER_TYPES: dict[str, tuple[type, ...]] = {
     "LISTENER": (str, dict),
     "ALLOWED_ORIGINS": (list, tuple, set, frozenset),

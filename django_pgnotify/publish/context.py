@@ -37,7 +37,7 @@ class _Held:
 
     def within(self, block: event_context) -> _Held:
         """This with a block inside."""
-        values = {**self.values, **block.values}
+        values = {**self.values, **block._values}
         text = dumps(values) if values else ""
         return _Held(values=values, text=text, block=block, outer=self)
 
@@ -76,7 +76,7 @@ class event_context:
     """
 
     def __init__(self, /, **values: Any) -> None:
-        self.values: dict[str, Json] = {
+        self._values: dict[str, Json] = {
             key: to_json_value(value, f"event_context({key}=...)")
             for key, value in values.items()
         }
@@ -206,45 +206,16 @@ LIVE = "SELECT count(pg_notify("
 BY_ORM = ' FROM "'
 """Marks a SELECT by the ORM; others may call functions that write."""
 CALL = re.compile(r"""([\w."]+)\s*\(""")
-READS_ONLY = frozenset(
-    [
-        "ABS",
-        "ARRAY_AGG",
-        "AVG",
-        "BOOL_AND",
-        "BOOL_OR",
-        "CAST",
-        "COALESCE",
-        "CONCAT",
-        "COUNT",
-        "DATE_PART",
-        "DATE_TRUNC",
-        "EXISTS",
-        "EXTRACT",
-        "GREATEST",
-        "JSONB_AGG",
-        "LEAST",
-        "LEFT",
-        "LENGTH",
-        "LOWER",
-        "MAX",
-        "MIN",
-        "NULLIF",
-        "NUMERIC",
-        "REPLACE",
-        "RIGHT",
-        "ROUND",
-        "ROW_NUMBER",
-        "STRING_AGG",
-        "SUBSTRING",
-        "SUM",
-        "TO_CHAR",
-        "TRIM",
-        "UPPER",
-        "VARCHAR",
-    ]
+READS_ONLY = re.compile(
+    "ABS|ARRAY_AGG|AVG|BOOL_AND|BOOL_OR|CAST|COALESCE|CONCAT|COUNT|DATE_PART|"
+    "DATE_TRUNC|EXISTS|EXTRACT|GREATEST|JSONB_AGG|LEAST|LEFT|LENGTH|LOWER|MAX|MIN|"
+    "NULLIF|NUMERIC|REPLACE|RIGHT|ROUND|ROW_NUMBER|STRING_AGG|SUBSTRING|SUM|TO_CHAR|"
+    "TRIM|UPPER|VARCHAR|"
+    "AND|ANY|AS|BY|DISTINCT|ELSE|FILTER|FROM|IN|JOIN|NOT|ON|OR|OVER|SELECT|THEN|WHEN|WHERE",
+    re.IGNORECASE,
 )
-"""What the ORM calls most; a SELECT with another function may write by it."""
+"""Words before a parenthesis: functions that the ORM calls most, and keywords. A SELECT with another
+function may write by it."""
 
 
 def _verb(sql: Any, raw: Any) -> str:
@@ -261,7 +232,7 @@ def _only_reads(select: str) -> bool:
         return True
     if BY_ORM not in select or "/*" in select:
         return False
-    return all(name.upper() in READS_ONLY for name in CALL.findall(select))
+    return all(map(READS_ONLY.fullmatch, CALL.findall(select)))
 
 
 def _is_idle(raw: Any) -> bool:

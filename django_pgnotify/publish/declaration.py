@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Field = models.Field[Any, Any]
 
 SCHEMA = "schema"  # the placeholder for the table's schema
-SCHEMA_PLACEHOLDER = "{schema}"
+SCHEMA_PLACEHOLDER = f"{{{SCHEMA}}}"
 LOOKUPS = ("exact", "gt", "gte", "lt", "lte", "in", "isnull", "startswith")
 GROUP_FIELDS = (
     models.IntegerField,

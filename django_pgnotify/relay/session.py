@@ -188,8 +188,10 @@ async def relay_once(alias: str, metrics: Metrics, handlers: HandlersToRun) -> b
                 await end(beside)
             await relay.finish()
         # Who relays by cron has nobody else for it.
-        retention = settings.RETENTION
         await trim(
-            leader.connection, leader.schema, retention=retention, handlers=handlers.names
+            leader.connection,
+            leader.schema,
+            retention=settings.RETENTION,
+            handlers=handlers.names,
         )
     return True

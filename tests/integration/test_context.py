@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connection, connections, transaction
+from django.db.models import Count, Exists, OuterRef, Q
 from django.test.utils import CaptureQueriesContext
 
 from django_pgnotify import event_context, notify
@@ -319,6 +320,17 @@ def test_a_select_behind_a_block_does_not_have_its_context(ledger: LedgerReader)
             notify("a")
         run(SELECT)
     assert contexts(ledger) == [{"user": 7}, None]
+
+
+def test_what_the_orm_reads_costs_no_round_trip() -> None:
+    wanted = Customer.objects.filter(Q(pk__in=[1, 2]) | ~Q(name="x"), order__status="new")
+    with event_context(user=7), transaction.atomic():
+        list(wanted.annotate(orders=Count("order", filter=Q(order__total__gt=1)))[:3])
+        list(wanted.filter(Exists(Order.objects.filter(customer=OuterRef("pk")))))
+        wanted.distinct().count()
+        assert setting() == ""
+        Customer.objects.create(name="x")
+        assert setting() != ""
 
 
 @pytest.mark.parametrize("call", ['"public"."pgnotify_publish"', "public.pgnotify_publish "])

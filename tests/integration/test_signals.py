@@ -239,24 +239,20 @@ class TestNoSaveIsBroken:
         publish(Customer, serialize=lambda customer: object())
         self.check(caplog)
 
-    def test_by_a_ledger_that_vanished(self, publish: Any, caplog: Any) -> None:
+    @pytest.mark.parametrize(
+        ("kind", "name"), [("FUNCTION", "pgnotify_append"), ("TABLE", "django_pgnotify_ledger")]
+    )
+    def test_by_a_ledger_that_vanished(
+        self, publish: Any, caplog: Any, kind: str, name: str
+    ) -> None:
         publish(Customer)
         Customer.objects.create(name="the ledger is known now").delete()
         with connection.cursor() as cursor:
-            cursor.execute("ALTER FUNCTION pgnotify_append RENAME TO pgnotify_appended")
+            cursor.execute(f"ALTER {kind} {name} RENAME TO vanished")
             try:
                 self.check(caplog)
             finally:
-                cursor.execute("ALTER FUNCTION pgnotify_appended RENAME TO pgnotify_append")
-
-    def test_by_a_ledger_whose_table_vanished(self, publish: Any, caplog: Any) -> None:
-        publish(Customer)
-        with connection.cursor() as cursor:
-            cursor.execute("ALTER TABLE django_pgnotify_ledger RENAME TO gone")
-            try:
-                self.check(caplog)
-            finally:
-                cursor.execute("ALTER TABLE gone RENAME TO django_pgnotify_ledger")
+                cursor.execute(f"ALTER {kind} vanished RENAME TO {name}")
 
     def test_by_data_beyond_16_mib(self, publish: Any, ledger: LedgerReader) -> None:
         publish(Customer, serialize=lambda customer: "x" * 2**24)
