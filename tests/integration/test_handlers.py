@@ -9,6 +9,7 @@ from collections import defaultdict
 from decimal import Decimal
 from functools import partial
 from html import unescape
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -452,6 +453,22 @@ def test_parked_event_is_retried_or_discarded_in_the_admin(
     assert seen == [1]
     assert not ParkedEvent.objects.exists()
     assert admin.site.is_registered(ParkedEvent)
+
+
+def test_a_handler_is_never_called_again_before_its_backoff(settings: Any) -> None:
+    settings.PGNOTIFY |= {"HANDLER_ATTEMPTS": 5, "HANDLER_BACKOFF_SECONDS": 0.04}
+    called: list[float] = []
+
+    @on_event("t")
+    def fail(event: Event) -> None:
+        called.append(time.monotonic())
+        raise ValueError("never")
+
+    publish("t", 1)
+    handle_now()
+    gaps = [later - earlier for earlier, later in pairwise(called)]
+    assert all(gap > 0.039 * 2**turn for turn, gap in enumerate(gaps))
+    assert len(gaps) == 4
 
 
 def test_who_may_only_look_at_parked_events_can_not_have_them_retried(

@@ -325,6 +325,11 @@ def test_once_beside_a_leader_exits_3_with_one_line() -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_a_database_that_is_not_there_is_named() -> None:
+    with pytest.raises(CommandError, match="Choose one of 'default', 'other'"):
+        call_command("pglisten", once=True, database="nope")
+
+
 def publish_and_relay() -> None:
     publish("t", 1)
     call_command("pglisten", once=True)
