@@ -1,23 +1,21 @@
 """Hub: the one object per process, event loop and database that receives group frames and
 serves the local clients.
 
-Made by the first client, ended by the last one. The channel layer may drop messages and the
-ledger may be away for a while: the chain of ticks in the frames tells what is missing, the
-ledger has it, and the hub never dies of either.
+The channel layer may drop messages and the ledger may be away for a while: the chain of ticks in
+the frames tells what is missing, the ledger has it, and the hub never dies of either. Who makes
+and ends it stands in ``hubs.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from ..conf import settings
-from ..ending import before_close, end
+from ..ending import end
 from ..groups import HUB_GROUP
 from ..ledger.positions import Look, Position
 from ..ledger.ticks import Tick
@@ -37,19 +35,19 @@ MAX_REFRESH_SECONDS = 3600.0
 SNAPSHOT_THREADS = 4
 """Snapshots taken at once in a process, each on a database connection of its own."""
 
-_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Hub]] = WeakKeyDictionary()
-_open: WeakKeyDictionary[asyncio.AbstractEventLoop, set[Hub]] = WeakKeyDictionary()
-"""Those that have not ended yet, of loops that tell when they are closed."""
-
 
 class Hub:
-    """Groups, their subscriptions, and the tasks that feed them."""
+    """Groups, their subscriptions, and the tasks that feed them. `uses_layer` is called whenever
+    a group of the channel layer has been joined."""
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, *, uses_layer: Callable[[Hub], None]) -> None:
         self.alias = alias
+        self.clients = 0
+        self.era = object()
+        """Another one after each revoke, and after anything that may have hidden one."""
         self.groups: dict[str, Group] = {}
         self.snapshot_threads = ThreadPoolExecutor(SNAPSHOT_THREADS, "pgnotify-snapshot")
-        self._clients = 0
+        self._uses_layer = uses_layer
         self._epoch: str | None = None
         self._access = Access(alias, self._seen)
         self._catching_up = CatchingUp(
@@ -67,36 +65,12 @@ class Hub:
         """That of the latest look."""
         return self._epoch
 
-    @classmethod
-    def enter(cls, alias: str) -> Hub:
-        """The hub of this event loop and database, with one client more."""
-        hubs = _hubs.setdefault(asyncio.get_running_loop(), {})
-        if alias not in hubs:
-            hubs[alias] = cls(alias)
-        hubs[alias]._clients += 1
-        return hubs[alias]
-
-    async def leave(self) -> None:
-        """One client less; the last one ends the hub and all its tasks."""
-        self._clients -= 1
-        if self._clients:
-            return
-        # First, so that a client that comes meanwhile gets a new hub.
-        self._make_room()
-        await self._end()
-
-    def _make_room(self) -> None:
-        hubs = _hubs[asyncio.get_running_loop()]
-        if hubs.get(self.alias) is self:
-            del hubs[self.alias]
-
-    async def _end(self) -> None:
-        """Idempotent: whoever ends it may be cancelled."""
+    async def end(self) -> None:
+        """End all tasks and connections. Idempotent: whoever ends it may be cancelled."""
         await end(self._tasks)
         self.snapshot_threads.shutdown(wait=False)
         await self._membership.close()
         await self._access.close()
-        _open.get(asyncio.get_running_loop(), set()).discard(self)
 
     async def attach(self, subscription: Subscription, numbers: Iterable[int] = ()) -> Look:
         """Put a held subscription into its group, and look into the ledger once nothing in the
@@ -105,7 +79,7 @@ class Hub:
         group.subscriptions.add(subscription)
         await self._membership.join(HUB_GROUP)
         await self._membership.join(group.name)
-        self._end_with_loop()
+        self._uses_layer(self)
         look = await self.look(subscription, numbers)
         if group.position is None:
             group.position = look.position
@@ -133,16 +107,6 @@ class Hub:
         if not group.subscriptions:
             del self.groups[group.name]
             await self._membership.leave(group.name)
-
-    def _end_with_loop(self) -> None:
-        """End before the loop is closed, if it still runs: the loop cancels all tasks, those of
-        clients that are leaving too. To be called when the channel layer is in use, which may end
-        itself in the same way, and must not do so first."""
-        loop = asyncio.get_running_loop()
-        if loop not in _open:
-            _open[loop] = set()
-            before_close(loop, partial(_end_all, _open[loop]))
-        _open[loop].add(self)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.create_task(coroutine, name=f"pgnotify hub of {self.alias}")
@@ -218,6 +182,7 @@ class Hub:
             return
         is_first = self._epoch is None
         self._epoch = look.epoch
+        self.era = object()
         self._catching_up.restart(look)
         if not is_first:
             logger.warning("hub sees another epoch", extra={"action": "hub_epoch"})
@@ -236,6 +201,7 @@ class Hub:
 
     def _revoke(self, names: Iterable[str] | None) -> None:
         """Have every subscriber of these groups (None: all) authorized anew."""
+        self.era = object()
         for name in list(self.groups) if names is None else names:
             if name in self.groups:
                 for subscription in list(self.groups[name].subscriptions):
@@ -258,11 +224,3 @@ class Hub:
             except Exception as error:
                 # Receiving meets the same trouble, and deals with it.
                 logger.info("hub can't renew its memberships: %s", error)
-
-
-async def _end_all(hubs: set[Hub]) -> None:
-    while hubs:
-        hub = next(iter(hubs))
-        hub._make_room()
-        await hub._end()
-        hubs.discard(hub)

@@ -8,7 +8,7 @@ from typing import cast
 from ..conf import settings
 from ..ledger.positions import Look, Position, ResetReason
 from ..ledger.ticks import Tick
-from . import snapshots
+from . import hubs, snapshots
 from .asking import Consumer, authorized
 from .browser import ErrorCode, Subscribe, error, reset, snapshot, subscribed
 from .hub import Hub
@@ -56,6 +56,7 @@ class Joining:
     async def subscribe(self, request: Subscribe) -> None:
         """Ask the consumer, and let the client into the group or refuse it."""
         group, since = request.group, request.since
+        era = None if request.is_authorized else self._era()
         known = self._subscriptions.get(group)
         if known is None and len(self._subscriptions) >= settings.MAX_GROUPS_PER_SOCKET:
             limit = settings.MAX_GROUPS_PER_SOCKET
@@ -68,7 +69,7 @@ class Joining:
                 self._outbox.put(subscribed(group, position))
         else:
             await self._leave(group)
-            await self._enter(group, since)
+            await self._enter(group, since, era)
 
     async def unsubscribe(self, group: str) -> None:
         """Take the client out of the group."""
@@ -90,16 +91,16 @@ class Joining:
         self._standing.expected.discard(group)
         self._outbox.put(error(code, message, group))
 
-    async def _enter(self, group: str, since: str | None) -> None:
-        hub = self._standing.hub = self._standing.hub or Hub.enter(self._consumer.using)
+    async def _enter(self, group: str, since: str | None, era: object | None) -> None:
+        hub = self._standing.hub = self._standing.hub or hubs.enter(self._consumer.using)
         subscription = Subscription(group, self._outbox, self._revoked)
         self._subscriptions[group] = subscription
         self._standing.expected.discard(group)
         position = None if since is None else Position.parse(since)
         numbers = () if position is None else (position.tick,)
         look = await hub.attach(subscription, numbers)
-        # Again: a revoke may have come before we could hear of it.
-        if not await authorized(self._consumer, group):
+        # Again, if a revoke may have come before it could reach this subscription.
+        if hub.era is not era and not await authorized(self._consumer, group):
             await self._forbid(group)
             return
         if subscription.floor is None:  # another row of ticks has begun meanwhile
@@ -113,6 +114,11 @@ class Joining:
             if self._takes_snapshots:
                 await self._send_snapshot(hub, subscription, look)
             subscription.release()
+
+    def _era(self) -> object | None:
+        """That of the hub; None if nothing listens for revokes yet."""
+        hub = self._standing.hub or hubs.running(self._consumer.using)
+        return None if hub is None else hub.era
 
     async def _resume(
         self, hub: Hub, subscription: Subscription, look: Look, since: Position, tick: Tick

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 
 from ..ending import end, start_last
-from . import snapshots
+from . import hubs, snapshots
 from .asking import Consumer
 from .batches import Batch
 from .browser import Subscribe, Unsubscribe
@@ -110,7 +110,7 @@ class Session:
                 await hub.detach(subscription)
         finally:
             self.standing.subscriptions.clear()
-            await hub.leave()
+            await hubs.leave(hub)
 
     # Requests -----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
     layer.py       PostgresChannelLayer: the contract of Channels
     branch.py      its part in one event loop: sends, receives, delivers
+    branches.py    all of a process, and what ended loops have left
     encoding.py    message <-> ASCII JSON
     envelope.py    what stands in one NOTIFY, signed
     mailbox.py     local queues and group members, without I/O

@@ -1,7 +1,8 @@
 """Branch: the layer inside one event loop, where mailbox, sender and listening meet.
 
 A branch has an id; the specific names that it makes carry it, so that every sender knows whose
-they are. Two loops of one process are two branches: they talk like two processes.
+they are. Two loops of one process are two branches: they talk like two processes. What a loop
+leaves when it ends, and who gets it, is told in ``branches.py``.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import psycopg
 
@@ -42,26 +44,35 @@ def owner_of(name: str) -> str | None:
 
 
 class Branch:
-    """Everything the layer holds for one event loop; see PostgresChannelLayer for the words."""
+    """Everything the layer holds for one event loop; see PostgresChannelLayer for the words.
+
+    `siblings` are the branches of its loop by id, itself included: what one of them sends is
+    handed to the others in memory. `flushed` is called for a flush of another loop or process.
+    """
 
     def __init__(
         self,
+        id: str,
+        mailbox: Mailbox,
+        siblings: Mapping[str, Branch],
         *,
         alias: str,
         prefix: str,
         expiry: float,
-        group_expiry: float,
         capacity: Callable[[str], int],
         losses: Losses,
         sweeping: Sweeping,
+        flushed: Callable[[], None],
     ) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = id
+        self.mailbox = mailbox
+        self._siblings = siblings
+        self._flushed = flushed
         self._prefix = prefix
         self._capacity = capacity
         self._losses = losses
-        self._clock = asyncio.get_running_loop().time
+        self._clock = time.monotonic
         self._background: set[asyncio.Task[None]] = set()
-        self.mailbox = Mailbox(capacity=capacity, expiry=expiry, forget_after=group_expiry)
         self._sender = Sender(alias)
         self._store = Store(self._sender, prefix=prefix, expiry=expiry, sweeping=sweeping)
         self._groups_pg_channel = groups_pg_channel(prefix)
@@ -75,15 +86,13 @@ class Branch:
             losses=losses,
         )
 
-    def owns(self, name: str) -> bool:
-        """Say whether this branch made the specific name."""
-        return owner_of(name) == self.id
+    def new_name(self, prefix: str) -> str:
+        """Make a specific name of this branch."""
+        return f"{prefix}.{self.id}!{uuid.uuid4().hex}"
 
     async def send_to_group(self, group: str, body: str) -> None:
-        """One NOTIFY for everybody else, then the members here."""
+        """One NOTIFY for all other loops and processes."""
         await self._post(self._groups_pg_channel, Kind.GROUP, group, body)
-        full = self.mailbox.put_group(group, body, self._clock())
-        self._losses.drop(full, "members of a group were over capacity")
 
     async def send_to_branch(self, owner: str, kind: Kind, name: str, body: str) -> None:
         """Tell the branch that owns the specific name."""
@@ -130,8 +139,7 @@ class Branch:
             self.mailbox.done_reading(name, inbox, self._clock())
 
     async def flush(self) -> None:
-        """Forget everything of this prefix: here, in the table, and in every other branch."""
-        self.mailbox.clear()
+        """Delete what waits in the table, and have all other loops and processes forget."""
         await self._store.flush()
         await self._post(self._groups_pg_channel, Kind.FLUSH, "", "")
 
@@ -183,7 +191,7 @@ class Branch:
         envelope = opened(payload)
         if envelope is None:
             self._losses.refuse(pg_channel)
-        elif envelope.origin != self.id and self._concerns(envelope):
+        elif envelope.origin not in self._siblings and self._concerns(envelope):
             if envelope.row is not None:
                 return self._fetch(pg_channel, envelope, envelope.row)
             self._accept(pg_channel, envelope, envelope.body)
@@ -216,7 +224,7 @@ class Branch:
             case Kind.LEAVE:
                 self.mailbox.leave(json.loads(body), target)
             case Kind.FLUSH:
-                self.mailbox.clear()
+                self._flushed()
 
 
 async def _stirred(inbox: Inbox) -> None:

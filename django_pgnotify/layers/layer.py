@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import uuid
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from ..ending import before_close
 from ..jsontext import loads
 from .branch import Branch, owner_of
+from .branches import Branches
 from .encoding import TAG_AS_JSON, decode, encode
 from .envelope import Kind
 from .losses import Losses
+from .mailbox import Mailbox
 from .storing import Sweeping
 
 DAY_SECONDS = 86_400
@@ -55,7 +54,12 @@ class PostgresChannelLayer(BaseChannelLayer):
         self.prefix = prefix
         self._losses = Losses()
         self._sweeping = Sweeping()
-        self._branches: dict[asyncio.AbstractEventLoop, Branch] = {}
+        self._branches = Branches(
+            new_branch=self._new_branch,
+            new_mailbox=self._new_mailbox,
+            expiry=expiry,
+            group_expiry=group_expiry,
+        )
 
     @property
     def dropped(self) -> int:
@@ -76,24 +80,25 @@ class PostgresChannelLayer(BaseChannelLayer):
             raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        """Wait for the next message. A specific name is read in the event loop that made it."""
+        """Wait for the next message. A specific name is read in the event loop that made it, or,
+        when that has ended, in any other of the process."""
         self.require_valid_channel_name(channel)
-        branch = self._branch()
-        branch.listening.start()
-        if "!" not in channel:
-            return decode(await branch.receive_plain(channel))
-        if not branch.owns(channel):
+        branch = self._branches.of(channel)
+        if branch is None:
             raise ValueError(
                 f"{channel!r} can't be read here: only the event loop whose new_channel()"
-                " made it receives its messages."
+                " made it receives its messages, until that loop has ended."
             )
-        return decode(await branch.receive(channel))
+        branch.listening.start()
+        if "!" in channel:
+            return decode(await branch.receive(channel))
+        return decode(await branch.receive_plain(channel))
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new specific name; what any process sends to it from now on arrives here."""
-        branch = self._branch()
+        branch = self._branches.here()
         await branch.listening.wait_live()
-        return f"{prefix}.{branch.id}!{uuid.uuid4().hex}"
+        return branch.new_name(prefix)
 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a name to a group. When this returns, the group's messages arrive.
@@ -103,9 +108,9 @@ class PostgresChannelLayer(BaseChannelLayer):
         """
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        branch = self._branch()
-        if self._is_elsewhere(branch, channel):
-            await self._tell_owner(branch, Kind.JOIN, group, channel)
+        branch = self._branches.of(channel)
+        if branch is None:
+            await self._tell_owner(Kind.JOIN, group, channel)
             return
         await branch.listening.wait_live()
         branch.mailbox.join(group, channel)
@@ -114,16 +119,16 @@ class PostgresChannelLayer(BaseChannelLayer):
         """Take a name out of a group; nothing happens if it is not in it."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        branch = self._branch()
-        if self._is_elsewhere(branch, channel):
-            await self._tell_owner(branch, Kind.LEAVE, group, channel)
+        branch = self._branches.of(channel)
+        if branch is None:
+            await self._tell_owner(Kind.LEAVE, group, channel)
             return
         branch.mailbox.leave(group, channel)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send to all members, in all processes, by one NOTIFY; full ones are left out."""
         self.require_valid_group_name(group)
-        await self._branch().send_to_group(group, encode(message))
+        await self._send_to_group(group, encode(message))
 
     async def group_send_encoded(self, group: str, text: str) -> None:
         """The same for a message that is JSON in ASCII already, as the relay's frames are."""
@@ -132,67 +137,60 @@ class PostgresChannelLayer(BaseChannelLayer):
             await self.group_send(group, loads(text))
             return
         self.require_valid_group_name(group)
-        await self._branch().send_to_group(group, text)
+        await self._send_to_group(group, text)
 
     async def flush(self) -> None:
         """Forget all messages and memberships of this prefix, in all processes."""
-        await self._branch().flush()
+        self._branches.clear()
+        await self._branches.here().flush()
 
     async def close(self) -> None:
         """Close this event loop's connections and forget its memberships. Closing the loop does
-        the same."""
-        branch = self._branches.pop(asyncio.get_running_loop(), None)
-        if branch is not None:
-            await branch.close()
+        the former, and keeps the memberships for the loops to come."""
+        await self._branches.close()
 
     async def _accepted(self, channel: str, body: str) -> bool:
-        branch = self._branch()
         if "!" not in channel:
-            return await branch.enqueue(channel, body)
-        if branch.owns(channel):
-            return branch.put(channel, body)
+            return await self._branches.here().enqueue(channel, body)
+        accepted = self._branches.put(channel, body)
+        if accepted is not None:
+            return accepted
         owner = owner_of(channel)
         if owner is None:
             self._losses.drop(1, f"no process made the name {channel!r}")
             return True
-        if self._is_full_in_another_loop(owner, channel):
+        # A consumer's loop and the threads that send to it are one process, hence ChannelFull.
+        if self._branches.is_full_elsewhere(channel):
             return False
-        await branch.send_to_branch(owner, Kind.CHANNEL, channel, body)
+        await self._branches.here().send_to_branch(owner, Kind.CHANNEL, channel, body)
         return True
 
-    def _is_full_in_another_loop(self, owner: str, channel: str) -> bool:
-        # A consumer's loop and the threads that send to it are one process, hence ChannelFull.
-        return any(
-            branch.is_full(channel)
-            for branch in list(self._branches.values())
-            if branch.id == owner
-        )
+    async def _send_to_group(self, group: str, body: str) -> None:
+        await self._branches.here().send_to_group(group, body)
+        full = self._branches.put_group(group, body)
+        self._losses.drop(full, "members of a group were over capacity")
 
-    @staticmethod
-    def _is_elsewhere(branch: Branch, channel: str) -> bool:
-        return "!" in channel and not branch.owns(channel)
-
-    async def _tell_owner(self, branch: Branch, kind: Kind, group: str, channel: str) -> None:
+    async def _tell_owner(self, kind: Kind, group: str, channel: str) -> None:
         owner = owner_of(channel)
         if owner is not None:
+            branch = self._branches.here()
             await branch.send_to_branch(owner, kind, channel, json.dumps(group))
 
-    def _branch(self) -> Branch:
-        loop = asyncio.get_running_loop()
-        if loop not in self._branches:
-            self._branches[loop] = Branch(
-                alias=self.database,
-                prefix=self.prefix,
-                expiry=self.expiry,
-                group_expiry=self.group_expiry,
-                capacity=self.get_capacity,
-                losses=self._losses,
-                sweeping=self._sweeping,
-            )
-            # Else each call of async_to_sync would leave a connection behind.
-            before_close(loop, partial(self._leave, loop))
-        return self._branches[loop]
+    def _new_mailbox(self) -> Mailbox:
+        return Mailbox(
+            capacity=self.get_capacity, expiry=self.expiry, forget_after=self.group_expiry
+        )
 
-    async def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        if (branch := self._branches.pop(loop, None)) is not None:
-            await branch.close()
+    def _new_branch(self, id: str, mailbox: Mailbox, siblings: Mapping[str, Branch]) -> Branch:
+        return Branch(
+            id,
+            mailbox,
+            siblings,
+            alias=self.database,
+            prefix=self.prefix,
+            expiry=self.expiry,
+            capacity=self.get_capacity,
+            losses=self._losses,
+            sweeping=self._sweeping,
+            flushed=self._branches.clear,
+        )

@@ -1,4 +1,4 @@
-"""Mailbox: the messages and group members of one event loop, in memory, without any I/O.
+"""Mailbox: the messages and group members of one branch, in memory, without any I/O.
 
 Delivery never waits: what exceeds a capacity is refused here and counted by the caller.
 Bodies stay encoded and shared among members until each one decodes a copy of its own.
@@ -17,7 +17,7 @@ class Inbox:
     """What waits for one name."""
 
     read_at: float
-    """Seconds of the loop's clock when somebody last waited here, or when it was made."""
+    """Seconds of the clock when somebody last waited here, or when it was made."""
     letters: deque[tuple[float, str]] = field(default_factory=deque)
     """(time when it expires, encoded message), oldest first."""
     readers: int = 0
@@ -114,6 +114,28 @@ class Mailbox:
             return inbox.letters[0][0] > now
         except IndexError:  # the owner's thread has just emptied it
             return False
+
+    def is_empty(self, now: float) -> bool:
+        """Say whether nothing is kept: no membership, and no message that has not expired."""
+        for inbox in self._inboxes.values():
+            inbox.drop_expired(now)
+        return not self._groups and not any(inbox.letters for inbox in self._inboxes.values())
+
+    def unbind(self) -> None:
+        """Make ready for another event loop. Whoever waited in the old one is forgotten."""
+        for name, inbox in self._inboxes.items():
+            self._inboxes[name] = Inbox(read_at=inbox.read_at, letters=inbox.letters)
+            inbox.letters = deque()
+
+    def hand_over(self, name: str, other: Mailbox) -> None:
+        """Give the memberships and messages of a name to a mailbox of the running event loop."""
+        for group in [group for group, members in self._groups.items() if name in members]:
+            self.leave(group, name)
+            other.join(group, name)
+        if (inbox := self._inboxes.pop(name, None)) is not None:
+            there = other._inbox(name, inbox.read_at)
+            there.letters.extend(inbox.letters)
+            there.stirred.set()
 
     def clear(self) -> None:
         """Forget all messages and memberships; those who wait go on waiting."""

@@ -175,7 +175,7 @@ async def test_a_waiting_worker_outlives_a_restart_of_the_server(
     await asyncio.to_thread(server.stop)
     with pytest.raises(psycopg.OperationalError):
         await sender.send("plain", numbered(1))
-    worker._branch().mailbox.wake("plain")  # it looks during the outage, for sure
+    worker._branches.here().mailbox.wake("plain")  # it looks during the outage, for sure
     await asyncio.to_thread(server.restart)
     await sender.send("plain", numbered(2))
     assert await working == numbered(2)

@@ -950,7 +950,7 @@ def test_a_loop_that_ends_while_a_socket_leaves_closes_what_is_left(turns: int) 
 async def test_nothing_is_left_when_the_last_socket_has_gone() -> None:
     from channels.layers import get_channel_layer
 
-    from django_pgnotify.consumers import hub
+    from django_pgnotify.consumers import hubs
 
     before = asyncio.all_tasks()
     async with Browser() as first, Browser() as second:
@@ -958,7 +958,7 @@ async def test_nothing_is_left_when_the_last_socket_has_gone() -> None:
         await second.subscribe("orders")
     assert asyncio.all_tasks() == before
     assert get_channel_layer().groups == {}
-    assert not hub._hubs.get(asyncio.get_running_loop())
+    assert not hubs._hubs.get(asyncio.get_running_loop())
     assert await query(OURS) == []
 
 
@@ -972,7 +972,7 @@ async def test_cancelled_connection_leaves_nothing() -> None:
 
 
 async def test_connection_that_is_cancelled_again_while_it_ends_leaves_nothing() -> None:
-    from django_pgnotify.consumers import hub
+    from django_pgnotify.consumers import hubs
 
     before = asyncio.all_tasks()
     browser = await Browser().__aenter__()
@@ -983,4 +983,4 @@ async def test_connection_that_is_cancelled_again_while_it_ends_leaves_nothing()
     if ending := asyncio.all_tasks() - before:
         await asyncio.wait(ending, timeout=5)
     assert asyncio.all_tasks() == before
-    assert not hub._hubs.get(asyncio.get_running_loop())
+    assert not hubs._hubs.get(asyncio.get_running_loop())

@@ -12,7 +12,7 @@ from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_la
 from django.test import override_settings
 
 from django_pgnotify import Event
-from django_pgnotify.consumers import access, hub
+from django_pgnotify.consumers import access, hub, hubs
 from django_pgnotify.consumers.catching_up import CatchingUp
 from django_pgnotify.groups import HUB_GROUP
 from django_pgnotify.ledger.positions import Position
@@ -607,9 +607,9 @@ async def test_client_that_may_see_nothing_hears_its_position_at_the_next_refres
         await tell(1, "orders")
         told = await other.events()
         assert await blind.waiting() == []
-        shared = hub.Hub.enter("default")
+        shared = hubs.enter("default")
         shared.groups["orders"].refresh()
-        await shared.leave()
+        await hubs.leave(shared)
         frame = await blind.events()
         assert (frame["events"], frame["position"]) == ([], told["position"])
         assert await other.waiting() == []

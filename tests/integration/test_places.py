@@ -13,7 +13,7 @@ from channels.layers import channel_layers, get_channel_layer
 from django.db import InterfaceError, OperationalError, transaction
 from django.test import override_settings
 
-from django_pgnotify.consumers import EventStreamConsumer, hub, session
+from django_pgnotify.consumers import EventStreamConsumer, hubs, session
 from django_pgnotify.consumers.catching_up import CatchingUp
 from django_pgnotify.consumers.outbox import Outbox
 from tests.hub_kit import Browser, OpenConsumer, publish, publish_now, relay, tell
@@ -327,8 +327,8 @@ async def test_overflow_in_a_replay_is_told_at_its_end_with_the_place_to_go_on_f
         frames = await replay_that_overflows(monkeypatch, browser, since)
         last = [frame for frame in frames if frame["group"] == "long"][-1]
         assert (last["type"], last["reason"]) == ("reset", "overflow")
-        shared = hub.Hub.enter("default")
+        shared = hubs.enter("default")
         here = shared.groups["long"].position
-        await shared.leave()
+        await hubs.leave(shared)
         assert here is not None
         assert last["position"] == here.token

@@ -93,6 +93,51 @@ async def test_answer_to_an_older_revoke_lets_nothing_behind_a_newer_one_out(
         assert await browser.waiting() == []
 
 
+async def test_client_whose_answer_is_older_than_a_revoke_is_asked_again() -> None:
+    asked: asyncio.Queue[str] = asyncio.Queue()
+
+    class Witness(EventConsumer):
+        async def authorize(self, group: str) -> bool:
+            asked.put_nowait(group)
+            return True
+
+    async with Browser(Witness) as witness, Browser(Member) as browser:
+        await witness.subscribe("orders")
+        Member.gate = asyncio.Semaphore(0)
+        await browser.send(type="subscribe", group="orders")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await Member.asked.wait()
+            while not asked.empty():
+                asked.get_nowait()
+            Member.is_member = False
+            await revoke("orders")
+            await relay()
+            assert await asked.get() == "orders"  # the hub has dealt with it
+        Member.gate.release()
+        Member.gate.release()
+        assert (await browser.receive())["code"] == "forbidden"
+        assert await browser.waiting() == []
+
+
+async def test_client_of_a_hub_that_heard_of_no_revoke_is_asked_once() -> None:
+    class Counting(EventConsumer):
+        asked = 0
+
+        async def authorize(self, group: str) -> bool:
+            Counting.asked += 1
+            return True
+
+    async with Browser(Member) as other, Browser(Counting) as browser:
+        await other.subscribe("customers")
+        await browser.subscribe("orders")
+        await browser.subscribe("customers")
+        assert Counting.asked == 2
+        await revoke("orders")
+        await tell("news", "orders")
+        assert await browser.data() == ["news"]
+        assert Counting.asked == 3
+
+
 @pytest.mark.parametrize("stays", [True, False])
 async def test_replay_gives_nothing_behind_a_revoke_before_the_answer(
     monkeypatch: pytest.MonkeyPatch, stays: bool
