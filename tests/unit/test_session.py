@@ -61,7 +61,7 @@ class Page:
         )
         self.groups = {name: Group(name) for name in groups}
         self.session.standing.hub = cast(
-            Hub, SimpleNamespace(groups=self.groups, detach=self._nothing, leave=self._nothing)
+            Hub, SimpleNamespace(groups=self.groups, detach=self._nothing, clients=2)
         )
         for name, group in self.groups.items():
             group.position = at(BEGIN)
