@@ -50,6 +50,9 @@ class Columns:
     """``quote_name`` of the connection."""
     schema: str = "_pgn_schema"
     """SQL that gives the declared table's schema; by default a variable of the function."""
+    old: str = OLD
+    new: str = NEW
+    """SQL of the row's images."""
 
     def ref(self, row: str, column: Column) -> str:
         """The column."""
@@ -65,11 +68,11 @@ class Columns:
 
     def same(self, column: Column) -> str:
         """True if OLD and NEW have the same stored image."""
-        return f"{self.ledger}.pgnotify_same({self.ref(OLD, column)}, {self.ref(NEW, column)})"
+        return f"{self.ledger}.pgnotify_same({self.ref(self.old, column)}, {self.ref(self.new, column)})"
 
     def same_key(self, column: Column) -> str:
         """True if OLD and NEW have the same key."""
-        old, new = self.ref(OLD, column), self.ref(NEW, column)
+        old, new = self.ref(self.old, column), self.ref(self.new, column)
         # Text where "=" is not exact: citext keys 'A' and 'a' are two keys to a browser.
         if isinstance(column.target, (models.IntegerField, models.UUIDField, models.DateField)):
             return f"{old} = {new}"

@@ -12,11 +12,13 @@ up anew. An expression without a table is none, and costs next to nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from ..ledger.bell import PULL, needed_sql
 from ..ledger.install import literal
 from .gathering import NEW_ROWS, OLD_ROWS, Gathering
+from .pieces import Pieces
+from .rows import RowStatements
 from .text import formatted
 
 # After larger rows, and after one of so many smaller ones, the trigger looks how large the ledger
@@ -49,7 +51,7 @@ BEGIN
         {self._gather_all()}
     END IF;
     IF _pgn_changes IS NOT NULL THEN
-        {self._insert("_pgn_changes")}
+        {self._insert("_pgn_changes", unless=self._is_full() if self.relation.by_row else "")}
             RETURNING octet_length(_pgn_changes) > {WATCH_BYTES}
                 OR date_part('microseconds', clock_timestamp())::int % {WATCH_EVERY} = 0,
                 {needed_sql(self.schema)} -- no column, which would take a right to SELECT
@@ -75,19 +77,19 @@ END """
         """Deal with the usual statement, which changes one row of the declared table, by a single
         query. Whatever is unusual about it, an error included, is left to the rest: there a
         session also pays for each variable and expression that it comes by."""
-        if self.relation.by_row or not self.is_registered:
+        if not self.is_registered:
             return "_pgn_slow := true;"
+        look = self._row if self.relation.by_row else self._single
         looks = "".join(
             f"""
         ELSIF TG_OP = '{operation.upper()}' THEN
-            {self._single(operation)};"""
+            {look(operation)}"""
             for operation in self.operations
             if operation != "truncate"
         )
-        table = literal(self.relation.qualified)
         return f"""BEGIN
         IF pg_trigger_depth() > 1 OR current_setting('django_pgnotify.nested', true) <> ''
-            OR TG_RELID <> {table}::regclass
+            OR {self._is_strange()}
         THEN
             _pgn_slow := true;{looks}
         ELSE
@@ -104,4 +106,21 @@ END """
         unless = f"EXISTS (SELECT FROM {rows} OFFSET 1) OR {self._full()}"
         query = queries.single(operation, OLD_ROWS, NEW_ROWS, unless=unless)
         # LIMIT, since plpgsql.extra_warnings would tell of a second row.
-        return f"{query}\nLIMIT 1 INTO _pgn_slow, _pgn_changes"
+        return f"{query}\nLIMIT 1 INTO _pgn_slow, _pgn_changes;"
+
+    def _row(self, operation: str) -> str:
+        columns = replace(
+            self.queries.columns, schema=literal(self.relation.schema), old="OLD", new="NEW"
+        )
+        pieces = {field.name: getattr(self.queries, field.name) for field in fields(Pieces)}
+        pieces |= {"columns": columns, "text": formatted}
+        return RowStatements(**pieces).of(operation)
+
+    def _is_strange(self) -> str:
+        """True of another table than the declared one, and, where no query says so by failing,
+        without a ledger."""
+        if not self.relation.by_row:
+            return f"TG_RELID <> {literal(self.relation.qualified)}::regclass"
+        tables = (self._table(name) for name in ("ledger", "full", "trigger"))
+        missing = (f"to_regclass({table}) IS NULL" for table in tables)
+        return "\n            OR ".join([f"NOT {self._is_noted()}", *missing])

@@ -77,6 +77,10 @@ class Gathering:
         known = f"f.tableoid NOT IN ({self._table('ledger')}::regclass, {self._table('trigger')}::regclass)"
         return f"EXISTS (SELECT FROM {self.ledger}.django_pgnotify_full AS f WHERE {known})"
 
+    def _is_full(self) -> str:
+        """True if the ledger is full, where it is known to be there."""
+        return f"EXISTS (SELECT FROM {self.ledger}.django_pgnotify_full)"
+
     def _table(self, name: str) -> str:
         return literal(f"{self.ledger}.django_pgnotify_{name}")
 
@@ -111,8 +115,26 @@ class Gathering:
             " JOIN pg_namespace AS s ON s.oid = c.relnamespace"
             " WHERE c.oid IN (SELECT TG_RELID UNION SELECT pg_partition_ancestors(TG_RELID))"
             f" AND (EXISTS (SELECT {mine} r.relation = c.oid) OR EXISTS (SELECT {mine}"
-            f' (r.schema, r."table") = (s.nspname, c.relname)));'
+            f' (r.schema, r."table") = (s.nspname, c.relname)));{self._note_declared()}'
         )
+
+    def _note_declared(self) -> str:
+        """Of a partition, which has an oid and a name of its own: the next rows of the transaction
+        need not ask the registry again."""
+        note = self._declared_note()
+        return f"""
+        IF _pgn_schema = {literal(self.relation.schema)} AND NOT {self._is_noted()} THEN
+            PERFORM set_config('django_pgnotify.declared',
+                coalesce(current_setting('django_pgnotify.declared', true), '') || {note}, true);
+        END IF;"""
+
+    def _is_noted(self) -> str:
+        """True if _note_declared() has left a note in this transaction. Never NULL."""
+        setting = "current_setting('django_pgnotify.declared', true)"
+        return f"coalesce(strpos({setting}, {self._declared_note()}) > 0, false)"
+
+    def _declared_note(self) -> str:
+        return f"({literal(f',{self.topic} ')} || TG_RELID || ',')"
 
     def _note_nesting(self) -> str:
         """A user's AFTER ROW triggers run before statement triggers. Where they wrote this table,
@@ -135,12 +157,9 @@ class Gathering:
         if operation == "truncate":
             return f"""
             _pgn_events := ARRAY[{self._whole()}];"""
-        by_row = self.relation.by_row
-        old, new = (
-            (self.relation.record("OLD"), self.relation.record("NEW"))
-            if by_row
-            else (OLD_ROWS, NEW_ROWS)
-        )
+        old, new = OLD_ROWS, NEW_ROWS
+        if self.relation.by_row:
+            old, new = self.relation.record("OLD"), self.relation.record("NEW")
         if operation == "delete":
             return self._gather(self.queries.delete(old))
         what = self._gather(self.queries.insert(new))
@@ -184,13 +203,21 @@ class Gathering:
                 _pgn_bytes := _pgn_bytes + octet_length(_pgn_event);
             END LOOP;"""
 
-    def _insert(self, changes: str) -> str:
+    def _insert(self, changes: str, *, unless: str = "") -> str:
         keys = ", ".join(literal(key) for key in self.context)
+        columns = ", ".join(
+            [
+                literal(self.topic),
+                literal(self.model),
+                changes,
+                "nullif(current_setting('django_pgnotify.context', true), '')",
+                f"ARRAY[{keys}]" if keys else "NULL",
+            ]
+        )
+        values = f"SELECT {columns} WHERE NOT {unless}" if unless else f"VALUES ({columns})"
         return (
             f"INSERT INTO {self.ledger}.django_pgnotify_ledger (topic, model, changes, context, context_keys)\n"
-            f"        VALUES ({literal(self.topic)}, {literal(self.model)}, "
-            f"{changes}, nullif(current_setting('django_pgnotify.context', true), ''), "
-            + (f"ARRAY[{keys}])" if keys else "NULL)")
+            f"        {values}"
         )
 
     def _whole(self, *, truncated: bool = False) -> str:

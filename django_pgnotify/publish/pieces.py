@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..ledger.install import literal
-from .columns import NEW, OLD, Columns, is_quick_to_compare, may_be_large
+from .columns import Columns, is_quick_to_compare, may_be_large
 from .declaration import Column, Group
 from .text import Raw, concatenated
 
@@ -52,7 +52,11 @@ class Pieces:
     def static_groups_json(self) -> str:
         """JSON text of the groups that do not depend on a row."""
         return _array(
-            [self.columns.group(group, NEW) for group in self.groups if not group.of_row]
+            [
+                self.columns.group(group, self.columns.new)
+                for group in self.groups
+                if not group.of_row
+            ]
         )
 
     def _tail(self, groups: list[str]) -> list[str]:
@@ -60,13 +64,18 @@ class Pieces:
 
     def _relocations(self) -> list[str]:
         """What makes a row leave or enter a group."""
-        moves = [f'{OLD}."~in" <> {NEW}."~in"'] if self.condition else []
+        was_in, is_in = self._in(self.columns.old), self._in(self.columns.new)
+        moves = [f"{was_in} <> {is_in}"] if self.condition else []
         columns = {c.field.column: c for g in self.groups for c in g.columns if c is not None}
         return moves + [f"NOT {self.columns.same(column)}" for column in columns.values()]
 
     def _inside(self, row: str) -> str:
-        inside = f'coalesce({row}."~in", false)' if self.condition else "true"
+        inside = f"coalesce({self._in(row)}, false)" if self.condition else "true"
         return f"{row}.{self._key()} IS NOT NULL AND {inside}"
+
+    def _in(self, row: str) -> str:
+        """True if the row meets the condition; NULL if there is no row."""
+        return f'{row}."~in"'
 
     def _key(self) -> str:
         return str(self.columns.quote(self.pk[0].field.column))
@@ -79,7 +88,7 @@ class Pieces:
         than to compare some columns, which are most often where the difference is."""
         if self.changed is not None:
             return self._any_differs(self.changed)
-        whole = f"{OLD} *<> {NEW}"
+        whole = f"{self.columns.old} *<> {self.columns.new}"
         columns = [c for c in self._without_key(self.data) if is_quick_to_compare(c)]
         if quickly and columns:
             return f"({self._any_differs(columns)} OR {whole})"
@@ -102,7 +111,7 @@ class Pieces:
         return [Raw(',"changed":['), *listed, Raw("]")]
 
     def _either(self, condition: str, pieces: Callable[[str], list[str]]) -> str:
-        old, new = self.text(pieces(OLD)), self.text(pieces(NEW))
+        old, new = self.text(pieces(self.columns.old)), self.text(pieces(self.columns.new))
         return f"CASE WHEN {condition} THEN {old} ELSE {new} END"
 
     def _pk(self, row: str) -> list[str]:

@@ -802,6 +802,115 @@ def test_a_partition_in_another_schema_is_in_the_groups_of_the_declared_one() ->
     assert [c["groups"] for c in ledger.take()] == [["public-parts"]]
 
 
+DECLARATIONS: dict[str, dict[str, Any]] = {
+    "plain": {"fields": ["id", "text", "number"]},
+    "key_alone": {},
+    "one_group": {"fields": ["text"], "groups": ["number-{number}"]},
+    "many_groups": {
+        "fields": ["text"],
+        "groups": ["all", "{schema}-{number}", "text-{text}", "{id}-{number}"],
+    },
+    "condition": {"fields": ["text"], "condition": Q(number__gte=2)},
+    "condition_and_group": {
+        "fields": ["number"],
+        "groups": ["text-{text}"],
+        "condition": Q(number__lt=3) | Q(text__isnull=True),
+    },
+    "changed": {"fields": ["id", "text"], "changed": ["number"]},
+    "inserts": {"fields": ["text"], "groups": ["number-{number}"], "on": ["insert"]},
+    "updates": {"fields": ["text"], "groups": ["number-{number}"], "on": ["update"]},
+    "deletes": {"fields": ["text"], "condition": Q(number=1), "on": ["delete"]},
+}
+WRITES = [
+    "INSERT INTO {} (id, text, number) VALUES (1, 'a', 1)",
+    "INSERT INTO {} (id, text, number) VALUES (2, NULL, 2)",
+    "INSERT INTO {} (id, text, number) VALUES (3, 'quo\"ted \\\\ & ünï', NULL)",
+    "UPDATE {} SET text = text",
+    "UPDATE {} SET text = 'b' WHERE id = 1",
+    "UPDATE {} SET number = 2 WHERE id = 1",
+    "UPDATE {} SET number = NULL, text = NULL WHERE id = 1",
+    "UPDATE {} SET number = coalesce(number, 0) + 1",
+    "UPDATE {} SET id = id + 3 WHERE id = 1",
+    "UPDATE {} SET id = 5, text = 'c', number = 5 WHERE id = 4",
+    "INSERT INTO {} SELECT n, 'many', n % 4 FROM generate_series(20, 40) AS n",
+    "UPDATE {} SET number = number + 1, text = 'more' WHERE id > 30",
+    "DELETE FROM {} WHERE id = 5",
+    "DELETE FROM {}",
+]
+
+
+@pytest.mark.parametrize("declaration", DECLARATIONS.values(), ids=DECLARATIONS)
+def test_a_partitioned_table_tells_what_a_plain_one_does(declaration: dict[str, Any]) -> None:
+    """The first row of a transaction goes another way than those that follow it."""
+    run(
+        "CREATE TABLE made_plain (id bigint PRIMARY KEY, text text, number int);"
+        "CREATE TABLE made_part (LIKE made_plain INCLUDING ALL) PARTITION BY RANGE (id);"
+        "CREATE TABLE made_low (number int, text text, id bigint NOT NULL);"
+        "ALTER TABLE made_part ATTACH PARTITION made_low FOR VALUES FROM (-9) TO (10);"
+        "CREATE TABLE made_high PARTITION OF made_part FOR VALUES FROM (10) TO (99)"
+    )
+    for table in ("plain", "part"):
+        model = make(
+            table.title(),
+            constraints=[],
+            create=False,
+            id=models.BigIntegerField(primary_key=True),
+            text=models.TextField(null=True),
+            number=models.IntegerField(null=True),
+        )
+        groups = declaration.get("groups", ["all"])
+        with connection.schema_editor() as editor:
+            trigger = NotifyTrigger(**{**declaration, "name": table, "groups": groups})
+            editor.add_constraint(model, trigger)
+    ledger = Ledger()
+    for write in WRITES:
+        run(write.format("made_plain"))
+        plain = ledger.take()
+        run(write.format("made_part"))
+        assert in_order(ledger.take()) == in_order(plain), write
+
+
+def in_order(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events of a row in their order; of several rows PostgreSQL promises none."""
+    return sorted(map(_sorted, changes), key=lambda change: int(change["pk"]))
+
+
+def test_a_partition_tells_of_values_that_are_too_large(parts: str) -> None:
+    ledger = Ledger()
+    for day, size in enumerate([1, 17 * 2**20, 2**20, 17 * 2**20]):
+        run("INSERT INTO made_part (id, text, day) VALUES (%s, repeat('x', %s), 0)", day, size)
+    assert [change.get("truncated", False) for change in ledger.take()] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_a_full_ledger_gets_no_events_of_partitions(parts: str) -> None:
+    ledger = Ledger()
+    run("INSERT INTO made_part (id, text, day) VALUES (1, 'a', 5)")
+    run("INSERT INTO django_pgnotify_full DEFAULT VALUES")
+    run("INSERT INTO made_part (id, text, day) VALUES (2, 'b', 5), (3, 'c', 5)")
+    assert kinds(ledger.take()) == [("insert", 1, "a")]
+
+
+@pytest.mark.parametrize("table", ["ledger", "full", "trigger"])
+def test_a_partition_is_written_without_the_tables(parts: str, table: str) -> None:
+    run("INSERT INTO made_part (id, text, day) VALUES (1, 'a', 5)")
+    run(f"DROP TABLE django_pgnotify_{table} CASCADE")
+    run("INSERT INTO made_part (id, text, day) VALUES (2, 'b', 5)")
+    assert run("SELECT count(*) FROM made_part") == [(2,)]
+
+
+def test_a_partition_that_was_detached_is_not_seen(parts: str) -> None:
+    run("INSERT INTO made_part (id, text, day) VALUES (1, 'a', 15), (2, 'b', 15)")
+    run("ALTER TABLE made_part DETACH PARTITION made_part_2")
+    ledger = Ledger()
+    run("INSERT INTO made_part_3 (id, text, day) VALUES (3, 'c', 15)")
+    assert ledger.take() == []
+
+
 # Transactions of their own
 
 
