@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 
@@ -11,6 +12,8 @@ from .websocket import Socket
 
 VALUE = re.compile(rb'"value": ?(\d+)')
 CONNECTING_AT_ONCE = 20
+CONNECT_ATTEMPTS = 5
+"""Of a socket: a plain consumer over Redis answers some of 5,000 with an error 500 now and then."""
 
 
 class Crowd:
@@ -33,19 +36,24 @@ class Crowd:
     async def connect(self, count: int, port: int, path: str) -> None:
         """Open so many sockets; all are in their group when this returns."""
         few = asyncio.Semaphore(CONNECTING_AT_ONCE)
-        loop = asyncio.get_running_loop()
 
         async def connect() -> None:
             async with few:
-                _, socket = await loop.create_connection(
-                    lambda: self._kind(path, port, self._received), "127.0.0.1", port
-                )
-                await socket.greeted
-                self.sockets.append(socket)
+                for _ in range(CONNECT_ATTEMPTS - 1):
+                    with contextlib.suppress(ConnectionError):
+                        return await self._open(port, path)
+                await self._open(port, path)
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(count):
                 tasks.create_task(connect())
+
+    async def _open(self, port: int, path: str) -> None:
+        _, socket = await asyncio.get_running_loop().create_connection(
+            lambda: self._kind(path, port, self._received), "127.0.0.1", port
+        )
+        await socket.greeted
+        self.sockets.append(socket)
 
     def expect(self, events: int) -> None:
         """So many more are to come to each socket."""
