@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
 
@@ -39,10 +38,13 @@ class Crowd:
 
         async def connect() -> None:
             async with few:
-                for _ in range(CONNECT_ATTEMPTS - 1):
-                    with contextlib.suppress(ConnectionError):
-                        return await self._open(port, path)
-                await self._open(port, path)
+                for left in reversed(range(CONNECT_ATTEMPTS)):
+                    try:
+                        await self._open(port, path)
+                        break
+                    except ConnectionError:
+                        if not left:
+                            raise
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(count):
