@@ -114,7 +114,7 @@ END """
         )
         pieces = {field.name: getattr(self.queries, field.name) for field in fields(Pieces)}
         pieces |= {"columns": columns, "text": formatted}
-        return RowStatements(**pieces).of(operation)
+        return RowStatements(relation=self.relation, **pieces).of(operation)
 
     def _is_strange(self) -> str:
         """True of another table than the declared one, and, where no query says so by failing,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .pieces import EVENT_BYTES, Pieces, any_of
+from .relation import Relation
 from .text import Raw
 
 
@@ -20,6 +21,8 @@ class RowStatements(Pieces):
     They set ``_pgn_changes`` to what goes into the ledger, if there is something to tell, and
     ``_pgn_slow`` to true for a row that moves.
     """
+
+    relation: Relation
 
     def of(self, operation: str) -> str:
         """The statements for insert, update or delete."""
@@ -63,4 +66,5 @@ class RowStatements(Pieces):
         return f"_pgn_changes := {self.text([Raw('['), *event, Raw(']')])};"
 
     def _in(self, row: str) -> str:
-        return f'(SELECT {self.condition} FROM (SELECT {row}.*) AS "~t")'
+        # By record(): else a plan that the session has kept takes renamed columns for others.
+        return f'(SELECT {self.condition} FROM {self.relation.record(row)} AS "~t")'
