@@ -1,19 +1,20 @@
 """Branch: the layer inside one event loop, where mailbox, sender and listening meet.
 
-A branch has an id; the specific names that it makes carry it, so that every sender knows whose
-they are. Two loops of one process are two branches: they talk like two processes. What a loop
-leaves when it ends, and who gets it, is told in ``branches.py``.
+A process has an id; the specific names that it makes carry it, so that every sender knows whose
+they are. Its event loops share one mailbox, and each has a branch with connections of its own,
+which end with the loop. What goes from one loop to another stays in memory: a branch ignores what
+branches of its process notify.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import re
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import psycopg
 
@@ -23,22 +24,23 @@ from .envelope import (
     REFERENCE,
     Envelope,
     Kind,
-    branch_pg_channel,
     groups_pg_channel,
     opened,
+    process_pg_channel,
 )
+from .heard import Heard
 from .listening import Listening
 from .losses import Losses
-from .mailbox import Inbox, Mailbox
+from .mailbox import Mailbox, Waiter
 from .sending import Sender
 from .storing import Claim, Store, Sweeping
 
 OWNER = re.compile(r"\.([0-9a-f]{32})!")
-"""The id of the branch in a specific name that new_channel() made."""
+"""The id of the process in a specific name that new_channel() made."""
 
 
 def owner_of(name: str) -> str | None:
-    """Return the id of the branch that made this specific name, None if none of ours did."""
+    """Return the id of the process that made this specific name, None if none of ours did."""
     found = OWNER.search(name)
     return found[1] if found else None
 
@@ -46,37 +48,37 @@ def owner_of(name: str) -> str | None:
 class Branch:
     """Everything the layer holds for one event loop; see PostgresChannelLayer for the words.
 
-    `siblings` are the branches of its loop by id, itself included: what one of them sends is
-    handed to the others in memory. `flushed` is called for a flush of another loop or process.
+    `process` is the id of the process, `number` the branch's own among all that it ever had;
+    `mailbox` and `heard` are those of all its branches.
     """
 
     def __init__(
         self,
-        id: str,
-        mailbox: Mailbox,
-        siblings: Mapping[str, Branch],
+        process: str,
+        number: int,
         *,
+        mailbox: Mailbox,
+        heard: Heard,
         alias: str,
         prefix: str,
         expiry: float,
         capacity: Callable[[str], int],
         losses: Losses,
         sweeping: Sweeping,
-        flushed: Callable[[], None],
     ) -> None:
-        self.id = id
-        self.mailbox = mailbox
-        self._siblings = siblings
-        self._flushed = flushed
+        self._process = process
+        self._origin = f"{process}.{number}"
+        self._numbers = itertools.count()
+        self._mailbox = mailbox
+        self._heard = heard
         self._prefix = prefix
         self._capacity = capacity
         self._losses = losses
-        self._clock = time.monotonic
         self._background: set[asyncio.Task[None]] = set()
         self._sender = Sender(alias)
         self._store = Store(self._sender, prefix=prefix, expiry=expiry, sweeping=sweeping)
         self._groups_pg_channel = groups_pg_channel(prefix)
-        own_pg_channel = branch_pg_channel(prefix, self.id)
+        own_pg_channel = process_pg_channel(prefix, process)
         self.listening = Listening(
             alias,
             pg_channels=(self._groups_pg_channel, own_pg_channel),
@@ -86,25 +88,13 @@ class Branch:
             losses=losses,
         )
 
-    def new_name(self, prefix: str) -> str:
-        """Make a specific name of this branch."""
-        return f"{prefix}.{self.id}!{uuid.uuid4().hex}"
-
     async def send_to_group(self, group: str, body: str) -> None:
-        """One NOTIFY for all other loops and processes."""
+        """One NOTIFY for all other processes."""
         await self._post(self._groups_pg_channel, Kind.GROUP, group, body)
 
-    async def send_to_branch(self, owner: str, kind: Kind, name: str, body: str) -> None:
-        """Tell the branch that owns the specific name."""
-        await self._post(branch_pg_channel(self._prefix, owner), kind, name, body)
-
-    def is_full(self, name: str) -> bool:
-        """Say whether put() would refuse; another thread may ask."""
-        return self.mailbox.is_full(name, self._clock())
-
-    def put(self, name: str, body: str) -> bool:
-        """Deliver to a name of this branch; False if it is full."""
-        return self.mailbox.put(name, body, self._clock())
+    async def send_to_process(self, owner: str, kind: Kind, name: str, body: str) -> None:
+        """Tell the process that owns the specific name."""
+        await self._post(process_pg_channel(self._prefix, owner), kind, name, body)
 
     async def enqueue(self, name: str, body: str) -> bool:
         """Let a message wait for the one receiver of a plain name; False if it is full."""
@@ -114,32 +104,26 @@ class Branch:
         return True
 
     async def receive(self, name: str) -> str:
-        """Wait for the next message of a specific name of this branch."""
-        inbox = self.mailbox.reading(name, self._clock())
-        try:
-            while (body := self.mailbox.take(name, self._clock())) is None:
-                inbox.stirred.clear()
-                await inbox.stirred.wait()
-            return body
-        finally:
-            self.mailbox.done_reading(name, inbox, self._clock())
+        """Wait for the next message of a specific name of this process."""
+        while True:
+            with self._mailbox.reading(name) as stirred:
+                if (body := self._mailbox.take(name)) is not None:
+                    return body
+                await stirred
 
     async def receive_plain(self, name: str) -> str:
         """Wait for the next message of a plain name: a group's, or a stored one."""
-        inbox = self.mailbox.reading(name, self._clock())
-        try:
-            while (body := self.mailbox.take(name, self._clock())) is None:
-                inbox.stirred.clear()
-                if (body := await self._claim(name)) is not None:
-                    self.mailbox.wake(name)  # there may be more, for another reader here
+        while True:
+            with self._mailbox.reading(name) as stirred:
+                if (body := self._mailbox.take(name)) is not None:
                     return body
-                await _stirred(inbox)
-            return body
-        finally:
-            self.mailbox.done_reading(name, inbox, self._clock())
+                if (body := await self._claim(name)) is not None:
+                    self._mailbox.wake(name)  # there may be more, for another reader here
+                    return body
+                await _done(stirred)
 
     async def flush(self) -> None:
-        """Delete what waits in the table, and have all other loops and processes forget."""
+        """Delete what waits in the table, and have all other processes forget."""
         await self._store.flush()
         await self._post(self._groups_pg_channel, Kind.FLUSH, "", "")
 
@@ -151,7 +135,13 @@ class Branch:
         await self._sender.close()
 
     async def _post(self, pg_channel: str, kind: Kind, target: str, body: str) -> None:
-        envelope = Envelope(origin=self.id, kind=kind, target=target, body=body)
+        envelope = Envelope(
+            origin=self._origin,
+            number=next(self._numbers),
+            kind=kind,
+            target=target,
+            body=body,
+        )
         head = envelope.sealed_head(pg_channel)
         if len(head) + len(body) <= PAYLOAD_MAX_BYTES:
             await self._sender.notify(pg_channel, head + body)
@@ -159,7 +149,7 @@ class Branch:
             await self._store.store_and_notify(pg_channel, head + REFERENCE, body)
 
     async def _announce(self, name: str) -> None:
-        self.mailbox.wake(name)
+        self._mailbox.wake(name)
         # The row is there: without the wake-up a reader finds it at its next look.
         with contextlib.suppress(psycopg.OperationalError):
             await self._post(self._groups_pg_channel, Kind.WAKE, name, "")
@@ -191,7 +181,7 @@ class Branch:
         envelope = opened(payload)
         if envelope is None:
             self._losses.refuse(pg_channel)
-        elif envelope.origin not in self._siblings and self._concerns(envelope):
+        elif self._concerns(envelope):
             if envelope.row is not None:
                 return self._fetch(pg_channel, envelope, envelope.row)
             self._accept(pg_channel, envelope, envelope.body)
@@ -204,31 +194,35 @@ class Branch:
         if body is None or not envelope.is_genuine(pg_channel, body):
             self._losses.refuse(pg_channel)
         else:
-            self._deliver(envelope.kind, envelope.target, body)
+            deliver = partial(self._deliver, envelope.kind, envelope.target, body)
+            self._heard.once(envelope.origin, envelope.number, deliver)
 
     def _concerns(self, envelope: Envelope) -> bool:
         # First, since most group messages of a big site are for other processes.
-        return envelope.kind != Kind.GROUP or self.mailbox.has_group(envelope.target)
+        if envelope.kind == Kind.GROUP and not self._mailbox.has_group(envelope.target):
+            return False
+        return not envelope.origin.startswith(self._process)
 
     def _deliver(self, kind: Kind, target: str, body: str) -> None:
         match kind:
             case Kind.GROUP:
-                full = self.mailbox.put_group(target, body, self._clock())
+                full = self._mailbox.put_group(target, body)
                 self._losses.drop(full, "members of a group were over capacity")
             case Kind.CHANNEL:
-                self._losses.drop(not self.put(target, body), "a name was over capacity")
+                full = not self._mailbox.put(target, body)
+                self._losses.drop(full, "a name was over capacity")
             case Kind.WAKE:
-                self.mailbox.wake(target)
+                self._mailbox.wake(target)
             case Kind.JOIN:
-                self.mailbox.join(json.loads(body), target)
+                self._mailbox.join(json.loads(body), target)
             case Kind.LEAVE:
-                self.mailbox.leave(json.loads(body), target)
+                self._mailbox.leave(json.loads(body), target)
             case Kind.FLUSH:
-                self._flushed()
+                self._mailbox.clear()
 
 
-async def _stirred(inbox: Inbox) -> None:
+async def _done(waiter: Waiter) -> None:
     # A wake-up can be lost with the listening connection; the row waits all the same.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(settings.POLL_SECONDS):
-            await inbox.stirred.wait()
+            await waiter

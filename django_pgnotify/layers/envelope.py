@@ -4,7 +4,7 @@ Any role that can connect may NOTIFY on any pg channel, so that each payload car
 under ``SECRET_KEY``. That proves the origin; it neither hides the message from other roles of
 the database nor stops them from repeating one.
 
-    1 <signature> <origin> <kind> <target as JSON> <body, or #<row> where the body is stored>
+    1 <signature> <origin> <number> <kind> <target as JSON> <body, or #<row> where it is stored>
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Envelope:
     """One notification of the layer."""
 
     origin: str
-    """The branch that sent it; it has served its own members already."""
+    """The branch that sent it: its process has served its own members already."""
+    number: int
+    """Place among what the branch sends, ascending."""
     kind: Kind
     target: str
     """A group, a specific name or a plain name."""
@@ -73,7 +75,7 @@ class Envelope:
         """Return what stands in the payload before the body, or before the reference to it."""
         signature = self._sign(pg_channel, self.body, settings.SECRET_KEY)
         target = json.dumps(self.target)
-        return f"{VERSION} {signature} {self.origin} {self.kind} {target} "
+        return f"{VERSION} {signature} {self.origin} {self.number} {self.kind} {target} "
 
     def is_genuine(self, pg_channel: str, body: str) -> bool:
         """Say whether someone who knows the secret sent `body` in this envelope here."""
@@ -84,7 +86,7 @@ class Envelope:
 
     def _sign(self, pg_channel: str, body: str, secret: str | bytes) -> str:
         # JSON in front, so that no two envelopes have the same text.
-        head = json.dumps([pg_channel, self.origin, self.kind, self.target])
+        head = json.dumps([pg_channel, self.origin, self.number, self.kind, self.target])
         mac = hmac.digest(_key(secret), force_bytes(head + body), "sha256")
         return mac.hex()[:SIGNATURE_LENGTH]
 
@@ -98,10 +100,11 @@ def _key(secret: str | bytes) -> bytes:
 def opened(payload: str) -> Envelope | None:
     """Return the envelope in `payload`, None if it has not our shape."""
     try:
-        version, signature, origin, kind, target, body = payload.split(" ", 5)
+        version, signature, origin, number, kind, target, body = payload.split(" ", 6)
         is_stored = body.startswith(REFERENCE)
         envelope = Envelope(
             origin=origin,
+            number=int(number),
             kind=Kind(kind),
             target=str(json.loads(target)),
             body="" if is_stored else body,
@@ -119,6 +122,6 @@ def groups_pg_channel(prefix: str) -> str:
     return f"pgnotify_layer_{digest[:PREFIX_LENGTH]}"
 
 
-def branch_pg_channel(prefix: str, branch: str) -> str:
-    """Return the pg channel that only the branch of this id hears."""
-    return f"{groups_pg_channel(prefix)}_{branch}"
+def process_pg_channel(prefix: str, process: str) -> str:
+    """Return the pg channel that only the process of this id hears."""
+    return f"{groups_pg_channel(prefix)}_{process}"

@@ -1,19 +1,25 @@
-"""The channel layer itself: the contract of Channels, said in terms of branches."""
+"""The channel layer itself: the contract of Channels, said in terms of mailbox and branches."""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
-from collections.abc import Mapping
+import os
+import uuid
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
+from ..ending import before_close
 from ..jsontext import loads
 from .branch import Branch, owner_of
-from .branches import Branches
 from .encoding import TAG_AS_JSON, decode, encode
 from .envelope import Kind
+from .heard import Heard
 from .losses import Losses
 from .mailbox import Mailbox
 from .storing import Sweeping
@@ -54,12 +60,19 @@ class PostgresChannelLayer(BaseChannelLayer):
         self.prefix = prefix
         self._losses = Losses()
         self._sweeping = Sweeping()
-        self._branches = Branches(
-            new_branch=self._new_branch,
-            new_mailbox=self._new_mailbox,
-            expiry=expiry,
-            group_expiry=group_expiry,
+        self._begin()
+        _layers.add(self)
+
+    def _begin(self) -> None:
+        """Have nothing. Again in a forked child, which is another process with other names."""
+        self._process = uuid.uuid4().hex
+        self._mailbox = Mailbox(
+            capacity=self.get_capacity, expiry=self.expiry, forget_after=self.group_expiry
         )
+        self._heard = Heard(self.expiry)
+        self._branches: dict[asyncio.AbstractEventLoop, Branch] = {}
+        self._numbers = itertools.count()
+        self._told: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
     @property
     def dropped(self) -> int:
@@ -80,50 +93,46 @@ class PostgresChannelLayer(BaseChannelLayer):
             raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> dict[str, Any]:
-        """Wait for the next message. A specific name is read in the event loop that made it, or,
-        when that has ended, in any other of the process."""
+        """Wait for the next message. A specific name is read in the process that made it."""
         self.require_valid_channel_name(channel)
-        branch = self._branches.of(channel)
-        if branch is None:
-            raise ValueError(
-                f"{channel!r} can't be read here: only the event loop whose new_channel()"
-                " made it receives its messages, until that loop has ended."
-            )
+        branch = self._branch()
         branch.listening.start()
-        if "!" in channel:
-            return decode(await branch.receive(channel))
-        return decode(await branch.receive_plain(channel))
+        if "!" not in channel:
+            return decode(await branch.receive_plain(channel))
+        if not self._owns(channel):
+            raise ValueError(
+                f"{channel!r} can't be read here: only the process whose new_channel() made it"
+                " receives its messages."
+            )
+        return decode(await branch.receive(channel))
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new specific name; what any process sends to it from now on arrives here."""
-        branch = self._branches.here()
-        await branch.listening.wait_live()
-        return branch.new_name(prefix)
+        await self._branch().listening.wait_live()
+        return f"{prefix}.{self._process}!{uuid.uuid4().hex}"
 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a name to a group. When this returns, the group's messages arrive.
 
-        A plain name gets them in this event loop. A specific name of another loop or process
-        is added there, some milliseconds after this returns.
+        A plain name gets them in this process. A specific name of another process is added there,
+        some milliseconds after this returns.
         """
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        branch = self._branches.of(channel)
-        if branch is None:
+        if self._is_elsewhere(channel):
             await self._tell_owner(Kind.JOIN, group, channel)
             return
-        await branch.listening.wait_live()
-        branch.mailbox.join(group, channel)
+        await self._branch().listening.wait_live()
+        self._mailbox.join(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a name out of a group; nothing happens if it is not in it."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        branch = self._branches.of(channel)
-        if branch is None:
+        if self._is_elsewhere(channel):
             await self._tell_owner(Kind.LEAVE, group, channel)
             return
-        branch.mailbox.leave(group, channel)
+        self._mailbox.leave(group, channel)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send to all members, in all processes, by one NOTIFY; full ones are left out."""
@@ -141,56 +150,74 @@ class PostgresChannelLayer(BaseChannelLayer):
 
     async def flush(self) -> None:
         """Forget all messages and memberships of this prefix, in all processes."""
-        self._branches.clear()
-        await self._branches.here().flush()
+        self._mailbox.clear()
+        await self._branch().flush()
 
     async def close(self) -> None:
-        """Close this event loop's connections and forget its memberships. Closing the loop does
-        the former, and keeps the memberships for the loops to come."""
-        await self._branches.close()
+        """Close this event loop's connections, as closing the loop does. Names and memberships
+        stay."""
+        await self._leave(asyncio.get_running_loop())
 
     async def _accepted(self, channel: str, body: str) -> bool:
         if "!" not in channel:
-            return await self._branches.here().enqueue(channel, body)
-        accepted = self._branches.put(channel, body)
-        if accepted is not None:
-            return accepted
+            return await self._branch().enqueue(channel, body)
+        if self._owns(channel):
+            return self._mailbox.put(channel, body)
         owner = owner_of(channel)
         if owner is None:
             self._losses.drop(1, f"no process made the name {channel!r}")
-            return True
-        # A consumer's loop and the threads that send to it are one process, hence ChannelFull.
-        if self._branches.is_full_elsewhere(channel):
-            return False
-        await self._branches.here().send_to_branch(owner, Kind.CHANNEL, channel, body)
+        else:
+            await self._branch().send_to_process(owner, Kind.CHANNEL, channel, body)
         return True
 
     async def _send_to_group(self, group: str, body: str) -> None:
-        await self._branches.here().send_to_group(group, body)
-        full = self._branches.put_group(group, body)
+        await self._branch().send_to_group(group, body)
+        full = self._mailbox.put_group(group, body)
         self._losses.drop(full, "members of a group were over capacity")
 
+    def _owns(self, channel: str) -> bool:
+        return owner_of(channel) == self._process
+
+    def _is_elsewhere(self, channel: str) -> bool:
+        return "!" in channel and not self._owns(channel)
+
     async def _tell_owner(self, kind: Kind, group: str, channel: str) -> None:
-        owner = owner_of(channel)
-        if owner is not None:
-            branch = self._branches.here()
-            await branch.send_to_branch(owner, kind, channel, json.dumps(group))
+        if (owner := owner_of(channel)) is not None:
+            await self._branch().send_to_process(owner, kind, channel, json.dumps(group))
 
-    def _new_mailbox(self) -> Mailbox:
-        return Mailbox(
-            capacity=self.get_capacity, expiry=self.expiry, forget_after=self.group_expiry
-        )
+    def _branch(self) -> Branch:
+        loop = asyncio.get_running_loop()
+        if loop not in self._branches:
+            self._branches[loop] = Branch(
+                self._process,
+                next(self._numbers),
+                mailbox=self._mailbox,
+                heard=self._heard,
+                alias=self.database,
+                prefix=self.prefix,
+                expiry=self.expiry,
+                capacity=self.get_capacity,
+                losses=self._losses,
+                sweeping=self._sweeping,
+            )
+            if loop not in self._told:
+                self._told.add(loop)
+                # Else each call of async_to_sync would leave a connection behind.
+                before_close(loop, partial(self._leave, loop))
+        return self._branches[loop]
 
-    def _new_branch(self, id: str, mailbox: Mailbox, siblings: Mapping[str, Branch]) -> Branch:
-        return Branch(
-            id,
-            mailbox,
-            siblings,
-            alias=self.database,
-            prefix=self.prefix,
-            expiry=self.expiry,
-            capacity=self.get_capacity,
-            losses=self._losses,
-            sweeping=self._sweeping,
-            flushed=self._branches.clear,
-        )
+    async def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        if (branch := self._branches.pop(loop, None)) is not None:
+            await branch.close()
+
+
+_layers: WeakSet[PostgresChannelLayer] = WeakSet()
+
+
+def _begin_anew() -> None:
+    for layer in list(_layers):
+        layer._begin()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_begin_anew)

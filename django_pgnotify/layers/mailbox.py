@@ -1,4 +1,8 @@
-"""Mailbox: the messages and group members of one branch, in memory, without any I/O.
+"""Mailbox: the messages and group members of one process, in memory, without any I/O.
+
+All event loops of the process share it: sync code has one for each call of `async_to_sync`, so a
+name that belonged to its loop would be gone with the call. Any loop, in any thread, may send to
+any name and read it.
 
 Delivery never waits: what exceeds a capacity is refused here and counted by the caller.
 Bodies stay encoded and shared among members until each one decodes a copy of its own.
@@ -7,146 +11,168 @@ Bodies stay encoded and shared among members until each one decodes a copy of it
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+
+Waiter = asyncio.Future[None]
+"""Done when a reader should look again. It belongs to the reader's event loop."""
 
 
 @dataclass(kw_only=True)
 class Inbox:
-    """What waits for one name."""
+    """What is kept of one name."""
 
-    read_at: float
-    """Seconds of the clock when somebody last waited here, or when it was made."""
+    used_at: float
+    """Seconds of the clock when somebody last read the name or joined it to a group."""
     letters: deque[tuple[float, str]] = field(default_factory=deque)
     """(time when it expires, encoded message), oldest first."""
-    readers: int = 0
-    """receive() calls that wait now."""
-    stirred: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a reader should look again."""
+    groups: set[str] = field(default_factory=set)
+    """Groups that the name is a member of."""
+    waiters: list[Waiter] = field(default_factory=list)
+    """Of receive() calls that wait now."""
 
     def drop_expired(self, now: float) -> None:
         while self.letters and self.letters[0][0] <= now:
             self.letters.popleft()
 
+    @property
+    def is_read(self) -> bool:
+        return any(not waiter.get_loop().is_closed() for waiter in self.waiters)
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self.letters or self.groups or self.waiters)
+
 
 class Mailbox:
-    """Local queues and memberships.
+    """Queues and memberships. Safe for threads.
 
     `capacity` gives the messages that may wait for a name; `expiry` is in seconds;
     `forget_after` seconds without a reader make a name and its memberships go away.
     """
 
     def __init__(
-        self, *, capacity: Callable[[str], int], expiry: float, forget_after: float
+        self,
+        *,
+        capacity: Callable[[str], int],
+        expiry: float,
+        forget_after: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._capacity = capacity
         self._expiry = expiry
         self._forget_after = forget_after
-        self._swept_at = 0.0
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._swept_at = clock()
         self._inboxes: dict[str, Inbox] = {}
-        self._groups: dict[str, dict[str, None]] = {}
+        self._groups: dict[str, dict[str, Inbox]] = {}
 
-    def put(self, name: str, body: str, now: float) -> bool:
+    def put(self, name: str, body: str) -> bool:
         """Add a message for `name`; False if it is full, and then nothing happened."""
-        self._sweep(now)
-        inbox = self._inbox(name, now)
-        inbox.drop_expired(now)
-        if len(inbox.letters) >= self._capacity(name):
-            return False
-        inbox.letters.append((now + self._expiry, body))
-        inbox.stirred.set()
-        return True
+        now = self._clock()
+        with self._lock:
+            self._sweep(now)
+            return self._put(name, self._inbox(name, now), body, now)
 
-    def put_group(self, group: str, body: str, now: float) -> int:
+    def put_group(self, group: str, body: str) -> int:
         """Add a message for every member of `group`; return how many were full."""
-        # A copy: the sweep in put() may end memberships.
-        members = list(self._groups.get(group, ()))
-        return sum(not self.put(name, body, now) for name in members)
+        now = self._clock()
+        with self._lock:
+            self._sweep(now)
+            members = self._groups.get(group, {})
+            return sum(not self._put(name, members[name], body, now) for name in members)
 
-    def take(self, name: str, now: float) -> str | None:
+    def take(self, name: str) -> str | None:
         """Remove and return the oldest message that has not expired."""
-        inbox = self._inbox(name, now)
-        inbox.drop_expired(now)
-        return inbox.letters.popleft()[1] if inbox.letters else None
+        with self._lock:
+            inbox = self._inboxes.get(name)
+            if inbox is None:
+                return None
+            inbox.drop_expired(self._clock())
+            return inbox.letters.popleft()[1] if inbox.letters else None
 
-    def reading(self, name: str, now: float) -> Inbox:
-        """Begin to read `name`; each call is followed by one of done_reading()."""
-        inbox = self._inbox(name, now)
-        inbox.readers += 1
-        return inbox
-
-    def done_reading(self, name: str, inbox: Inbox, now: float) -> None:
-        """End a read. A message that another reader should see is announced again."""
-        inbox.readers -= 1
-        inbox.read_at = now
-        if inbox.letters:
-            inbox.stirred.set()
-        elif not inbox.readers and self._inboxes.get(name) is inbox:
-            del self._inboxes[name]
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[Waiter]:
+        """Read `name`: what comes from now on makes the waiter done. Look after this begins."""
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._inbox(name, self._clock()).waiters.append(waiter)
+        try:
+            yield waiter
+        finally:
+            with self._lock:
+                self._done_reading(name, waiter)
 
     def wake(self, name: str) -> None:
         """Make the readers of `name` look again."""
-        if name in self._inboxes:
-            self._inboxes[name].stirred.set()
+        with self._lock:
+            if name in self._inboxes:
+                _wake(self._inboxes[name].waiters)
 
     def join(self, group: str, name: str) -> None:
         """Make `name` a member of `group`."""
-        self._groups.setdefault(group, {})[name] = None
+        now = self._clock()
+        with self._lock:
+            inbox = self._inbox(name, now)
+            inbox.used_at = now
+            inbox.groups.add(group)
+            self._groups.setdefault(group, {})[name] = inbox
 
     def leave(self, group: str, name: str) -> None:
         """End a membership, if there is one."""
-        members = self._groups.get(group, {})
-        members.pop(name, None)
-        if not members:
-            self._groups.pop(group, None)
+        with self._lock:
+            self._leave(group, name)
+            self._tidy(name)
 
     def has_group(self, group: str) -> bool:
         """Say whether anybody here is a member of `group`."""
         return group in self._groups
 
-    def is_full(self, name: str, now: float) -> bool:
-        """Say whether put() would refuse; a guess if another thread asks."""
-        inbox = self._inboxes.get(name)
-        if inbox is None or len(inbox.letters) < self._capacity(name):
-            return False
-        try:
-            return inbox.letters[0][0] > now
-        except IndexError:  # the owner's thread has just emptied it
-            return False
-
-    def is_empty(self, now: float) -> bool:
-        """Say whether nothing is kept: no membership, and no message that has not expired."""
-        for inbox in self._inboxes.values():
-            inbox.drop_expired(now)
-        return not self._groups and not any(inbox.letters for inbox in self._inboxes.values())
-
-    def unbind(self) -> None:
-        """Make ready for another event loop. Whoever waited in the old one is forgotten."""
-        for name, inbox in self._inboxes.items():
-            self._inboxes[name] = Inbox(read_at=inbox.read_at, letters=inbox.letters)
-            inbox.letters = deque()
-
-    def hand_over(self, name: str, other: Mailbox) -> None:
-        """Give the memberships and messages of a name to a mailbox of the running event loop."""
-        for group in [group for group, members in self._groups.items() if name in members]:
-            self.leave(group, name)
-            other.join(group, name)
-        if (inbox := self._inboxes.pop(name, None)) is not None:
-            there = other._inbox(name, inbox.read_at)
-            there.letters.extend(inbox.letters)
-            there.stirred.set()
-
     def clear(self) -> None:
         """Forget all messages and memberships; those who wait go on waiting."""
-        self._groups.clear()
-        for inbox in self._inboxes.values():
-            inbox.letters.clear()
+        with self._lock:
+            self._groups.clear()
+            for name, inbox in list(self._inboxes.items()):
+                inbox.letters.clear()
+                inbox.groups.clear()
+                self._tidy(name)
+
+    def _put(self, name: str, inbox: Inbox, body: str, now: float) -> bool:
+        inbox.drop_expired(now)
+        if len(inbox.letters) >= self._capacity(name):
+            return False
+        inbox.letters.append((now + self._expiry, body))
+        _wake(inbox.waiters)
+        return True
 
     def _inbox(self, name: str, now: float) -> Inbox:
         if name not in self._inboxes:
-            self._inboxes[name] = Inbox(read_at=now)
+            self._inboxes[name] = Inbox(used_at=now)
         return self._inboxes[name]
+
+    def _done_reading(self, name: str, waiter: Waiter) -> None:
+        inbox = self._inboxes.get(name)
+        if inbox is not None:
+            inbox.used_at = self._clock()
+            if waiter in inbox.waiters:
+                inbox.waiters.remove(waiter)
+            self._tidy(name)
+
+    def _leave(self, group: str, name: str) -> None:
+        members = self._groups.get(group, {})
+        if (inbox := members.pop(name, None)) is not None:
+            inbox.groups.discard(group)
+        if not members:
+            self._groups.pop(group, None)
+
+    def _tidy(self, name: str) -> None:
+        if name in self._inboxes and not self._inboxes[name].is_needed:
+            del self._inboxes[name]
 
     def _sweep(self, now: float) -> None:
         # Nothing says that a consumer has died, so its inbox would stay for ever.
@@ -154,13 +180,29 @@ class Mailbox:
             return
         self._swept_at = now
         for name, inbox in list(self._inboxes.items()):
-            if inbox.readers:
+            if inbox.is_read:
                 continue
             inbox.drop_expired(now)
-            if inbox.read_at + self._forget_after <= now:
-                self._forget(name)
+            if inbox.used_at + self._forget_after <= now:
+                for group in list(inbox.groups):
+                    self._leave(group, name)
+                del self._inboxes[name]
+            else:
+                self._tidy(name)
 
-    def _forget(self, name: str) -> None:
-        del self._inboxes[name]
-        for group in list(self._groups):
-            self.leave(group, name)
+
+def _wake(waiters: list[Waiter]) -> None:
+    """Make them done, each in its own event loop, and forget them."""
+    running = asyncio._get_running_loop()
+    for waiter in waiters:
+        if (loop := waiter.get_loop()) is running:
+            _set(waiter)
+        else:
+            with contextlib.suppress(RuntimeError):  # it is closed, and its reader gone
+                loop.call_soon_threadsafe(_set, waiter)
+    waiters.clear()
+
+
+def _set(waiter: Waiter) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

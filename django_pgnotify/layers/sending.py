@@ -34,6 +34,8 @@ class Sender:
         self._waiting: deque[Statement] = deque()
         self._running: list[Statement] = []
         self._worker: asyncio.Task[None] | None = None
+        self._turn = object()
+        """Another one for each worker that is started or given up."""
         self._burials: set[asyncio.Task[None]] = set()
 
     async def notify(self, pg_channel: str, payload: str) -> None:
@@ -55,6 +57,7 @@ class Sender:
         """Leave the connection, which does not answer; the next statement opens a new one."""
         connection, self._connection = self._connection, None
         worker, self._worker = self._worker, None
+        self._turn = object()
         self._fail_all(reason)
         burial = asyncio.get_running_loop().create_task(_buried(connection, worker))
         self._burials.add(burial)
@@ -64,6 +67,7 @@ class Sender:
         """End everything; a later execute() opens anew."""
         connection, self._connection = self._connection, None
         worker, self._worker = self._worker, None
+        self._turn = object()
         self._fail_all("the connection was closed")
         await _buried(connection, worker)
         for burial in list(self._burials):
@@ -76,13 +80,14 @@ class Sender:
         statement = Statement(query, parameters, loop.create_future(), binary)
         self._waiting.append(statement)
         if self._worker is None or self._worker.done():
-            self._worker = loop.create_task(self._work())
+            self._turn = turn = object()
+            self._worker = loop.create_task(self._work(turn))
         return statement.done
 
-    async def _work(self) -> None:
+    async def _work(self, turn: object) -> None:
         """Run what waits; it ends when nothing does, so that no loop closes upon it."""
         # A worker that was given up may be slow to end; another one has its place.
-        while self._waiting and self._worker is asyncio.current_task():
+        while self._waiting and self._turn is turn:
             batch = self._running = taken(self._waiting)
             reason = f"no answer within {STATEMENT_SECONDS} seconds"
             loop = asyncio.get_running_loop()

@@ -19,8 +19,8 @@ from django_pgnotify.layers.envelope import (
     PAYLOAD_MAX_BYTES,
     Envelope,
     Kind,
-    branch_pg_channel,
     groups_pg_channel,
+    process_pg_channel,
 )
 from tests.layer_kit import PATIENCE_SECONDS, numbered, received
 
@@ -175,7 +175,7 @@ async def test_a_waiting_worker_outlives_a_restart_of_the_server(
     await asyncio.to_thread(server.stop)
     with pytest.raises(psycopg.OperationalError):
         await sender.send("plain", numbered(1))
-    worker._branches.here().mailbox.wake("plain")  # it looks during the outage, for sure
+    worker._mailbox.wake("plain")  # it looks during the outage, for sure
     await asyncio.to_thread(server.restart)
     await sender.send("plain", numbered(2))
     assert await working == numbered(2)
@@ -252,7 +252,7 @@ async def test_the_longest_payload_travels_inline_and_one_more_byte_by_reference
 ) -> None:
     layer = PostgresChannelLayer(prefix=prefix)
     pg_channel = groups_pg_channel(prefix)
-    bare = Envelope(origin="0" * 32, kind=Kind.GROUP, target="room", body='{"t":""}')
+    bare = Envelope(origin="0" * 34, number=0, kind=Kind.GROUP, target="room", body='{"t":""}')
     room_for_text = PAYLOAD_MAX_BYTES - len(bare.sealed(pg_channel))
     await admin.execute(f'LISTEN "{pg_channel}"')
     await layer.group_send("room", {"t": "x" * room_for_text})
@@ -288,22 +288,22 @@ async def test_forged_notifications_are_ignored_counted_and_named_once(
     layer = PostgresChannelLayer(prefix=prefix)
     name = await member_of(layer, "room")
     groups = groups_pg_channel(prefix)
-    own = branch_pg_channel(prefix, name.split(".")[1].split("!")[0])
-    good = Envelope(origin="0" * 32, kind=Kind.GROUP, target="room", body='{"n":1}')
+    own = process_pg_channel(prefix, name.split(".")[1].split("!")[0])
+    good = Envelope(origin="0" * 34, number=0, kind=Kind.GROUP, target="room", body='{"n":1}')
     genuine = good.sealed(groups)
     forgeries = [
         "",
         "nonsense",
-        "1 2 3 4 5 6",
-        '1 sig origin group "room" {"n":1}',
-        '1 sig origin group "room" #1',
-        '1 sig origin group "room" #-99999999999999999999999999',
-        '1 sig origin group "room" #notanumber',
-        '1 sig origin group [ {"n":1}',
-        '1 sig origin explode "room" {}',
-        '9 sig origin group "room" {}',
-        '1 sig origin flush "" ',
-        "1 sig origin group " + "[" * 5_000 + " {}",
+        "1 2 3 4 5 6 7",
+        '1 sig origin 0 group "room" {"n":1}',
+        '1 sig origin 0 group "room" #1',
+        '1 sig origin 0 group "room" #-99999999999999999999999999',
+        '1 sig origin 0 group "room" #notanumber',
+        '1 sig origin 0 group [ {"n":1}',
+        '1 sig origin 0 explode "room" {}',
+        '9 sig origin 0 group "room" {}',
+        '1 sig origin 0 flush "" ',
+        "1 sig origin 0 group " + "[" * 5_000 + " {}",
         genuine.replace('{"n":1}', '{"n":2}'),
         genuine.replace('"room"', '"hall"').replace(" group ", " wake "),
         "\u4e16\u754c \U0001f600",

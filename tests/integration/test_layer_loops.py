@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+import threading
 import uuid
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
+from django.db import connection
 
 from django_pgnotify.layers import PostgresChannelLayer
 from tests.layer_kit import drained, numbered, received
+from tests.tables import run
+
+EAGER = getattr(asyncio, "eager_task_factory", None)
 
 pytestmark = pytest.mark.django_db  # for the database to be there
 
@@ -45,7 +51,7 @@ def test_calls_from_sync_code_share_names_and_groups(layer: PostgresChannelLayer
     assert [async_to_sync(received)(layer, other)["n"] for _ in range(2)] == [1, 4]
 
 
-def test_a_loop_with_names_of_its_own_takes_over_what_another_has_left(
+def test_a_loop_reads_names_of_its_own_and_of_loops_that_have_ended(
     layer: PostgresChannelLayer,
 ) -> None:
     left = member_of(layer, "room")
@@ -64,7 +70,7 @@ def test_a_loop_with_names_of_its_own_takes_over_what_another_has_left(
     assert async_to_sync(received)(layer, left) == numbered(3)
 
 
-def test_a_name_that_was_taken_over_hears_other_processes(
+def test_a_name_of_an_ended_loop_hears_other_processes(
     layer: PostgresChannelLayer, prefix: str
 ) -> None:
     left, other_process = member_of(layer, "room"), PostgresChannelLayer(prefix=prefix)
@@ -75,18 +81,32 @@ def test_a_name_that_was_taken_over_hears_other_processes(
         await other_process.group_send("room", numbered(2))
         await other_process.group_send("second", numbered(3))
         assert [(await received(layer, left))["n"] for _ in range(3)] == [1, 2, 3]
-        await other_process.close()
 
     asyncio.run(use())
 
 
-def test_a_name_of_a_loop_that_runs_is_not_taken_over(layer: PostgresChannelLayer) -> None:
-    async def use() -> None:
-        name = await layer.new_channel()
-        with pytest.raises(ValueError, match="new_channel"):
-            await asyncio.to_thread(async_to_sync(layer.receive), name)
+def test_many_names_of_ended_loops_take_no_connection_more(
+    layer: PostgresChannelLayer,
+) -> None:
+    names = [member_of(layer, "room") for _ in range(5)]
 
-    asyncio.run(use())
+    async def use() -> tuple[int, int]:
+        for name in names:
+            await layer.group_add("second", name)
+        await layer.group_send("second", numbered(1))
+        connections = await asyncio.to_thread(count_our_connections)
+        return connections, len(asyncio.all_tasks())
+
+    assert asyncio.run(use()) == (2, 4)
+
+
+def count_our_connections() -> int:
+    rows = run(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name LIKE 'django_pgnotify layer%'"
+    )
+    connection.close()
+    return int(rows[0][0])
 
 
 def test_a_thread_adds_a_name_of_a_loop_that_runs(layer: PostgresChannelLayer) -> None:
@@ -136,7 +156,6 @@ def test_a_membership_ends_when_nobody_reads_for_long(prefix: str) -> None:
     names = [member_of(layer, "room") for _ in range(3)]
     async_to_sync(asyncio.sleep)(0.25)
     async_to_sync(layer.group_send)("room", numbered(1))
-    member_of(layer, "other")  # a loop that ends looks for what is over
     assert [async_to_sync(drained)(layer, name) for name in names] == [[], [], []]
 
 
@@ -146,23 +165,27 @@ def test_nothing_is_kept_of_loops_that_left_nothing(layer: PostgresChannelLayer)
         async_to_sync(layer.send)(name, numbered(n))
         async_to_sync(received)(layer, name)
         async_to_sync(layer.group_send)("room", numbered(n))
-    assert (layer._branches._left, layer._branches._live) == ({}, {})
+    box = layer._mailbox
+    assert (box._inboxes, box._groups, layer._branches) == ({}, {}, {})
 
 
-@pytest.mark.parametrize("end", ["close", "flush"])
-def test_a_closed_or_flushed_layer_forgets(layer: PostgresChannelLayer, end: str) -> None:
+def test_a_flushed_layer_forgets_what_loops_have_left(layer: PostgresChannelLayer) -> None:
     name = member_of(layer, "room")
-    if end == "close":
-        asyncio.run(closed(layer, name))
-    else:
-        async_to_sync(layer.flush)()
+    async_to_sync(layer.flush)()
     async_to_sync(layer.group_send)("room", numbered(1))
     assert async_to_sync(drained)(layer, name) == []
 
 
-async def closed(layer: PostgresChannelLayer, name: str) -> None:
-    await layer.group_add("room", name)
-    await layer.close()
+def test_a_closed_layer_keeps_names_and_groups(layer: PostgresChannelLayer) -> None:
+    async def use() -> None:
+        name = await layer.new_channel()
+        await layer.group_add("room", name)
+        for n in range(3):
+            await layer.close()
+            await layer.group_send("room", numbered(n))
+        assert await drained(layer, name) == [0, 1, 2]
+
+    asyncio.run(use())
 
 
 def test_a_flush_of_another_process_reaches_what_loops_have_left(
@@ -182,21 +205,85 @@ def test_a_flush_of_another_process_reaches_what_loops_have_left(
     assert async_to_sync(drained)(layer, name) == []
 
 
-def test_threads_take_turns_without_losing_a_name(layer: PostgresChannelLayer) -> None:
-    """Loops begin and end at once in several threads; each thread gets what is its own."""
+def test_threads_send_to_each_other_once_and_in_order(prefix: str) -> None:
+    """Loops begin and end all the time, in four threads that read and three that send."""
+    layer = PostgresChannelLayer(prefix=prefix, capacity=1000)
+    names = [member_of(layer, "room") for _ in range(4)]
 
-    def converse(thread: int) -> list[int]:
-        name = member_of(layer, f"room-{thread}")
-        arrived = []
-        for n in range(10):
-            async_to_sync(layer.group_send)(f"room-{thread}", numbered(n))
-            arrived.append(async_to_sync(received)(layer, name)["n"])
-        return arrived
+    def send(sender: int) -> None:
+        for n in range(20):
+            async_to_sync(layer.group_send)("room", numbered(100 * sender + n))
+
+    def read(name: str) -> list[int]:
+        return [async_to_sync(received)(layer, name)["n"] for _ in range(60)]
 
     async def all_threads() -> list[Any]:
-        return await asyncio.gather(*(asyncio.to_thread(converse, n) for n in range(6)))
+        reading = [asyncio.to_thread(read, name) for name in names]
+        sending = [asyncio.to_thread(send, sender) for sender in range(3)]
+        return (await asyncio.gather(*reading, *sending))[:4]
 
-    assert asyncio.run(all_threads()) == [list(range(10))] * 6
+    for numbers in asyncio.run(all_threads()):
+        assert sorted(numbers) == [100 * sender + n for sender in range(3) for n in range(20)]
+        for sender in range(3):
+            from_sender = [n for n in numbers if n // 100 == sender]
+            assert from_sender == sorted(from_sender)
+    assert [async_to_sync(drained)(layer, name) for name in names] == [[]] * 4
+
+
+def test_what_another_process_sends_comes_once_however_many_loops_listen(
+    prefix: str, layer: PostgresChannelLayer
+) -> None:
+    other_process = PostgresChannelLayer(prefix=prefix)
+    ready, sent = threading.Barrier(4), threading.Event()
+
+    async def read() -> list[int]:
+        name = await layer.new_channel()
+        await layer.group_add("room", name)
+        await asyncio.to_thread(ready.wait)
+        numbers = [(await received(layer, name))["n"] for _ in range(30)]
+        await asyncio.to_thread(sent.wait)
+        return numbers + await drained(layer, name)
+
+    async def send() -> None:
+        for n in range(29):
+            await other_process.group_send("room", numbered(n))
+        await other_process.group_send("room", {**numbered(29), "text": "x" * 20_000})
+
+    async def all_threads() -> list[list[int]]:
+        reading = [
+            asyncio.create_task(asyncio.to_thread(asyncio.run, read())) for _ in range(3)
+        ]
+        await asyncio.to_thread(ready.wait)
+        await asyncio.to_thread(asyncio.run, send())
+        sent.set()
+        return list(await asyncio.gather(*reading))
+
+    assert asyncio.run(all_threads()) == [list(range(30))] * 3
+
+
+def test_a_layer_works_where_tasks_are_eager(layer: PostgresChannelLayer) -> None:
+    async def use() -> None:
+        if EAGER is not None:
+            asyncio.get_running_loop().set_task_factory(EAGER)
+        name = await layer.new_channel()
+        await layer.group_add("room", name)
+        await asyncio.gather(*(layer.group_send("room", numbered(n)) for n in range(5)))
+        assert sorted(await drained(layer, name)) == list(range(5))
+
+    asyncio.run(use())
+
+
+def test_a_layer_is_closed_and_used_again_for_long(layer: PostgresChannelLayer) -> None:
+    loop = asyncio.new_event_loop()
+    for _ in range(sys.getrecursionlimit()):
+        loop.run_until_complete(use_and_close(layer))
+    loop.close()
+    assert layer._branches == {}
+
+
+async def use_and_close(layer: PostgresChannelLayer) -> None:
+    layer._branch().listening.start()
+    await layer.close()
 
 
 def test_a_forked_process_is_another_one(layer: PostgresChannelLayer) -> None:
@@ -214,5 +301,5 @@ def is_foreign(layer: PostgresChannelLayer, name: str) -> bool:
     try:
         async_to_sync(layer.receive)(name)
     except ValueError:
-        return bool(layer._branches._process not in name)
+        return layer._process not in name
     return False

@@ -315,7 +315,7 @@ async def test_a_process_with_the_old_secret_is_heard_during_rotation(
 ) -> None:
     here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
     name = await here.new_channel()
-    envelope = Envelope(origin="0", kind=Kind.GROUP, target="room", body='{"n":1}')
+    envelope = Envelope(origin="0", number=0, kind=Kind.GROUP, target="room", body='{"n":1}')
     await here.group_add("room", name)
     payload = envelope.sealed(groups_pg_channel(prefix))
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]

@@ -1,49 +1,69 @@
-"""Local queues and memberships, with the clock in the test's hand."""
+"""Queues and memberships, with the clock in the test's hand."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import partial
 
+from django_pgnotify.layers.heard import MANY_ORIGINS, Heard
 from django_pgnotify.layers.mailbox import Mailbox
 
 
+class Clock:
+    """Seconds, as the test says."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def mailbox(
+    clock: Clock | None = None,
     capacity: Callable[[str], int] = lambda name: 2,
     expiry: float = 60,
     forget_after: float = 1000,
 ) -> Mailbox:
-    return Mailbox(capacity=capacity, expiry=expiry, forget_after=forget_after)
+    return Mailbox(
+        capacity=capacity, expiry=expiry, forget_after=forget_after, clock=clock or Clock()
+    )
+
+
+async def read(box: Mailbox, name: str) -> str | None:
+    with box.reading(name):
+        return box.take(name)
 
 
 def test_messages_are_taken_in_the_order_in_which_they_were_put() -> None:
     box = mailbox()
-    assert box.put("a", "1", now=0)
-    assert box.put("a", "2", now=0)
-    assert [box.take("a", now=1) for _ in range(3)] == ["1", "2", None]
+    assert box.put("a", "1")
+    assert box.put("a", "2")
+    assert [box.take("a") for _ in range(3)] == ["1", "2", None]
 
 
 def test_a_full_name_refuses_the_newest_message() -> None:
     box = mailbox()
-    assert [box.put("a", text, now=0) for text in "123"] == [True, True, False]
-    assert box.is_full("a", now=0)
-    assert box.take("a", now=1) == "1"
-    assert not box.is_full("a", now=1)
+    assert [box.put("a", text) for text in "123"] == [True, True, False]
+    assert box.take("a") == "1"
+    assert box.put("a", "4")
 
 
 def test_an_expired_message_is_neither_delivered_nor_counted_as_waiting() -> None:
-    box = mailbox(expiry=10)
-    box.put("a", "old", now=0)
-    box.put("a", "old", now=0)
-    assert not box.is_full("a", now=10)
-    assert box.put("a", "new", now=10)
-    assert [box.take("a", now=11) for _ in range(2)] == ["new", None]
+    clock = Clock()
+    box = mailbox(clock, expiry=10)
+    box.put("a", "old")
+    box.put("a", "old")
+    clock.now = 10
+    assert box.put("a", "new")
+    assert [box.take("a") for _ in range(2)] == ["new", None]
 
 
 def test_a_group_counts_its_full_members() -> None:
     box = mailbox(capacity=lambda name: 1 if name == "small" else 5)
     box.join("room", "small")
     box.join("room", "large")
-    assert [box.put_group("room", text, now=0) for text in "12"] == [0, 1]
+    assert [box.put_group("room", text) for text in "12"] == [0, 1]
 
 
 def test_a_group_without_members_is_gone() -> None:
@@ -56,37 +76,100 @@ def test_a_group_without_members_is_gone() -> None:
     box.leave("room", "a")
 
 
-def test_a_name_that_nobody_reads_is_forgotten_with_its_memberships() -> None:
-    box = mailbox(expiry=10, forget_after=100)
-    box.join("room", "dead")
-    box.join("room", "alive")
-    reader = box.reading("alive", now=0)
+async def test_a_name_that_nobody_reads_is_forgotten_with_its_memberships() -> None:
+    clock = Clock()
+    box = mailbox(clock, expiry=10, forget_after=100)
+    for name in ("dead", "alive"):
+        box.join("room", name)
+    box.join("silent", "dead")
     for now in range(0, 130, 10):
-        box.put_group("room", "text", now)
-        while box.take("alive", now):
+        clock.now = now
+        box.put_group("room", "text")
+        while await read(box, "alive"):
             pass
     box.leave("room", "alive")
-    box.done_reading("alive", reader, now=130)
     assert not box.has_group("room")
+    assert not box.has_group("silent")
 
 
-def test_a_busy_reader_is_not_forgotten() -> None:
-    box = mailbox(expiry=10, forget_after=100)
+async def test_a_name_that_somebody_waits_for_is_not_forgotten() -> None:
+    clock = Clock()
+    box = mailbox(clock, expiry=10, forget_after=100)
     box.join("room", "busy")
-    for now in range(0, 300, 50):
-        box.done_reading("busy", box.reading("busy", now), now)
-        box.put_group("room", "text", now)
-    assert box.has_group("room")
+    with box.reading("busy"):
+        clock.now = 300
+        box.put("other", "text")
+        assert box.has_group("room")
 
 
-def test_a_flush_keeps_those_who_wait() -> None:
-    box = mailbox()
-    waiting = box.reading("a", now=0)
-    box.join("room", "a")
-    box.put("a", "1", now=0)
-    box.clear()
-    assert box.take("a", now=0) is None
+def test_a_reader_of_a_loop_that_is_closed_counts_no_more() -> None:
+    clock = Clock()
+    box = mailbox(clock, expiry=10, forget_after=100)
+    box.join("room", "dead")
+
+    async def begin_to_read() -> None:
+        reading.append(box.reading("dead"))
+        reading[0].__enter__()
+
+    reading: list[object] = []
+    asyncio.run(begin_to_read())
+    box.put("dead", "wakes nobody")
+    clock.now = 300
+    box.put("other", "text")
     assert not box.has_group("room")
-    waiting.stirred.clear()
-    box.put("a", "2", now=0)
-    assert waiting.stirred.is_set()
+
+
+async def test_a_message_wakes_readers_of_other_loops_too() -> None:
+    box = mailbox()
+
+    async def wait_for_it() -> str | None:
+        with box.reading("a") as stirred:
+            begun.set_result(None)
+            await stirred
+            return box.take("a")
+
+    begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    here = asyncio.create_task(wait_for_it())
+    await begun
+    assert await asyncio.to_thread(box.put, "a", "1")
+    assert await here == "1"
+
+
+async def test_what_is_not_needed_is_not_kept() -> None:
+    box = mailbox()
+    for name in map(str, range(100)):
+        box.put(name, "text")
+        await read(box, name)
+        box.join("room", name)
+        box.leave("room", name)
+    assert (box._inboxes, box._groups) == ({}, {})
+
+
+async def test_a_flush_keeps_those_who_wait() -> None:
+    box = mailbox()
+    with box.reading("a") as waiter:
+        box.join("room", "a")
+        box.put("b", "1")
+        box.clear()
+        assert box.take("b") is None
+        assert not box.has_group("room")
+        box.put("a", "2")
+        assert waiter.done()
+
+
+def test_what_was_heard_before_is_no_news() -> None:
+    heard, told = Heard(60, Clock()), []
+    for origin, number in [("a", 0), ("a", 0), ("b", 0), ("a", 2), ("a", 1), ("a", 3)]:
+        heard.once(origin, number, partial(told.append, f"{origin}{number}"))
+    assert told == ["a0", "b0", "a2", "a3"]
+
+
+def test_origins_that_are_silent_for_long_are_forgotten() -> None:
+    clock, told = Clock(), []
+    heard = Heard(60, clock)
+    for origin in range(20 * MANY_ORIGINS):
+        clock.now = origin / 100  # a hundred new ones in a second
+        heard.once(str(origin), 0, lambda: None)
+    heard.once(str(20 * MANY_ORIGINS - 5_000), 0, lambda: told.append("again"))
+    assert told == []
+    assert len(heard._latest) < 13 * MANY_ORIGINS
