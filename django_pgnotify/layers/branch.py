@@ -105,22 +105,20 @@ class Branch:
 
     async def receive(self, name: str) -> str:
         """Wait for the next message of a specific name of this process."""
-        while True:
+        while (body := self._mailbox.take(name)) is None:
             with self._mailbox.reading(name) as stirred:
-                if (body := self._mailbox.take(name)) is not None:
-                    return body
                 await stirred
+        return body
 
     async def receive_plain(self, name: str) -> str:
         """Wait for the next message of a plain name: a group's, or a stored one."""
-        while True:
+        while (body := self._mailbox.take(name)) is None:
             with self._mailbox.reading(name) as stirred:
-                if (body := self._mailbox.take(name)) is not None:
-                    return body
                 if (body := await self._claim(name)) is not None:
                     self._mailbox.wake(name)  # there may be more, for another reader here
                     return body
                 await _done(stirred)
+        return body
 
     async def flush(self) -> None:
         """Delete what waits in the table, and have all other processes forget."""

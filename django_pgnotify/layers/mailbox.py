@@ -81,6 +81,8 @@ class Mailbox:
 
     def put_group(self, group: str, body: str) -> int:
         """Add a message for every member of `group`; return how many were full."""
+        if group not in self._groups:
+            return 0
         now = self._clock()
         with self._lock:
             self._sweep(now)
@@ -89,19 +91,26 @@ class Mailbox:
 
     def take(self, name: str) -> str | None:
         """Remove and return the oldest message that has not expired."""
+        now = self._clock()
         with self._lock:
             inbox = self._inboxes.get(name)
             if inbox is None:
                 return None
-            inbox.drop_expired(self._clock())
-            return inbox.letters.popleft()[1] if inbox.letters else None
+            inbox.used_at = now
+            inbox.drop_expired(now)
+            body = inbox.letters.popleft()[1] if inbox.letters else None
+            self._tidy(name)
+            return body
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Waiter]:
-        """Read `name`: what comes from now on makes the waiter done. Look after this begins."""
+        """Wait for `name`: what comes makes the waiter done, at once if something is there."""
         waiter: Waiter = asyncio.get_running_loop().create_future()
         with self._lock:
-            self._inbox(name, self._clock()).waiters.append(waiter)
+            inbox = self._inbox(name, self._clock())
+            inbox.waiters.append(waiter)
+            if inbox.letters:
+                _wake(inbox.waiters)
         try:
             yield waiter
         finally:
@@ -118,6 +127,7 @@ class Mailbox:
         """Make `name` a member of `group`."""
         now = self._clock()
         with self._lock:
+            self._sweep(now)
             inbox = self._inbox(name, now)
             inbox.used_at = now
             inbox.groups.add(group)
