@@ -36,7 +36,8 @@ class PgnotifyConfig(AppConfig):
 
     def register_checks(self) -> None:
         """System checks; those that connect have the ``database`` tag."""
-        from .checks import check_databases, check_declarations, check_settings
+        from .checks import check_declarations, check_settings
+        from .database_checks import check_databases
 
         checks.register(check_settings)
         checks.register(check_declarations, checks.Tags.models)

@@ -1,27 +1,23 @@
 """System checks: what can't work is said before anything runs. One builder a message; ids are
-never reused."""
+never reused. Those that need a database stand in ``database_checks.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.apps import AppConfig, apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
-from django.db import connections, models, router
+from django.db import connections, models
 
 from .conf import KEYS, settings, unknown_key_message, wrong_value_message
+from .connecting import unknown_option
 from .exceptions import PgnotifyError
 from .groups import RESERVED_PREFIX, check_group
-from .ledger.install import schema_of_ledger
 from .publish import declaration as declared
-from .publish.registry import Drift, drift, shared_names
 from .publish.trigger import NotifyTrigger
-
-if TYPE_CHECKING:
-    from django.db.backends.base.base import BaseDatabaseWrapper
 
 NAME_BYTES = 50  # the longest suffix, "_truncate", and "pgnotify_" fit into PostgreSQL's 63
 IN_MEMORY = "channels.layers.InMemoryChannelLayer"
@@ -46,6 +42,7 @@ def check_settings(
     return [
         *(unknown_key(key) for key in given if key not in KEYS),
         *_value_messages(given),
+        *_listener_messages(given.get("LISTENER")),
         *_layer_messages(),
         *_queue_messages(),
         *_backend_messages(),
@@ -79,6 +76,21 @@ def _value_messages(given: dict[str, object]) -> Iterator[CheckMessage]:
                 hint="Delays are seconds, RETENTION is a datetime.timedelta.",
                 id="django_pgnotify.E007",
             )
+
+
+def _listener_messages(listener: object) -> Iterator[CheckMessage]:
+    """E008: pglisten and the hubs would try it for ever."""
+    problem = None
+    if isinstance(listener, str) and listener not in connections:
+        problem = "is no alias of DATABASES"
+    elif isinstance(listener, dict) and (reason := unknown_option(listener)):
+        problem = f"is no set of connection options: {reason}"
+    if problem:
+        yield Error(
+            f'PGNOTIFY["LISTENER"] = {listener!r} {problem}.',
+            hint='Name an alias, or give options of libpq, such as {"host": "db", "port": 5432}.',
+            id="django_pgnotify.E008",
+        )
 
 
 def _layer_messages() -> Iterator[CheckMessage]:
@@ -210,60 +222,3 @@ def _refusal(
             obj=model,
             id=f"django_pgnotify.{number}",
         )
-
-
-def check_databases(
-    app_configs: Sequence[AppConfig] | None,
-    databases: Sequence[str] | None = None,
-    **kwargs: Any,
-) -> list[CheckMessage]:
-    """Triggers that are missing, outdated or disabled, and tenants that could see each other."""
-    return [
-        message
-        for alias in databases or ()
-        if connections[alias].vendor == "postgresql"
-        for message in _database_messages(connections[alias])
-    ]
-
-
-def _database_messages(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
-    problems = drift(connection, apps)
-    if problems and schema_of_ledger(connection) is None:
-        if router.allow_migrate(connection.alias, "django_pgnotify"):
-            yield ledger_missing(connection.alias)
-        return
-    yield from (drifted(item, connection.alias) for item in problems)
-    yield from (schemas_blur(name, schemas) for name, schemas in shared_names(connection))
-
-
-def ledger_missing(alias: str) -> CheckMessage:
-    """W020: events would be written nowhere."""
-    return CheckWarning(
-        f"Database {alias!r} has no ledger: triggers there do nothing.",
-        hint=f"Run: manage.py migrate --database {alias}",
-        id="django_pgnotify.W020",
-    )
-
-
-def drifted(item: Drift, alias: str) -> CheckMessage:
-    """W021: the database does not have what the model declares."""
-    hint = f"Run: manage.py migrate --database {alias}"
-    if item.problem == "disabled":
-        table = item.model._meta.db_table
-        hint = f"Run: ALTER TABLE {table} ENABLE TRIGGER {item.trigger.topic}_<operation>"
-    return CheckWarning(
-        f"NotifyTrigger {item.trigger.topic!r} is {item.problem} in database {alias!r}.",
-        hint=hint,
-        obj=item.model,
-        id="django_pgnotify.W021",
-    )
-
-
-def schemas_blur(name: str, schemas: Sequence[str]) -> CheckMessage:
-    """E022: subscribers of one tenant would see the rows of another."""
-    return Error(
-        f"NotifyTrigger {name!r} stands in the schemas {', '.join(schemas)}, and not all of its "
-        "groups hold {schema}: tenants would see each other.",
-        hint='Use {schema} in each group, for instance groups=["{schema}-orders"].',
-        id="django_pgnotify.E022",
-    )

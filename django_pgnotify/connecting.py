@@ -74,6 +74,19 @@ def connection_parameters(
     return {**ours, **of_alias, **laid_over}
 
 
+def unknown_option(options: Mapping[str, Any]) -> str:
+    """Say which of these connection options libpq does not know; empty if it knows all."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import make_conninfo
+
+    named = {LIBPQ_NAMES.get(key, str(key)): value for key, value in options.items()}
+    try:
+        make_conninfo("", **named)
+    except ProgrammingError as error:
+        return str(error).strip()
+    return ""
+
+
 async def connect(
     alias: str, *, application_name: str, overrides: Mapping[str, Any] | None = None
 ) -> AsyncConnection[Any]:

@@ -38,7 +38,7 @@ class InvalidEvent(PgnotifyError, ValueError):
 
 
 class LedgerMissing(PgnotifyError):
-    """The ledger is not installed in this database. Run ``manage.py migrate django_pgnotify``."""
+    """The ledger is not installed in this database. Run: manage.py migrate django_pgnotify"""
 
 
 class LiveOutsideTransactionManagement(PgnotifyError):

@@ -120,9 +120,13 @@ class GroupTemplate:
 
     def check(self) -> None:
         """Raise InvalidGroup if no value, or two different ones, could give a valid name."""
-        check_group(
-            "".join(literal + ("x" if name is not None else "") for literal, name in self.parts)
+        shortest = "".join(
+            literal + ("x" if name is not None else "") for literal, name in self.parts
         )
+        try:
+            check_group(shortest)
+        except InvalidGroup as error:
+            raise InvalidGroup(f"{self.text!r} makes no group name: {error}") from None
         separators = [literal for literal, name in self.parts[1:] if name is not None]
         for separator in separators:
             if "-" not in separator and not (len(separators) == 1 and "." in separator):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from .events import Event
-from .exceptions import InvalidDeclaration
+from .exceptions import InvalidDeclaration, InvalidGroup
 from .groups import check_group
 
 Start = Literal["now", "oldest"]
@@ -46,7 +46,12 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
     there is if nothing ever was, or with the oldest event of the ledger (``"oldest"``). Raises
     InvalidDeclaration if that name is taken by another function, or an argument is not valid.
     """
-    check_group(topic)
+    if callable(topic):
+        raise InvalidDeclaration('on_event names a topic: write @on_event("orders").')
+    try:
+        check_group(topic)
+    except InvalidGroup as error:
+        raise InvalidGroup(f"on_event: a topic is named like a group. {error}") from None
     if start not in ("now", "oldest"):
         raise InvalidDeclaration(f"on_event: start={start!r} must be 'now' or 'oldest'.")
 

@@ -11,6 +11,8 @@ from ..events import Event
 
 logger = logging.getLogger(__name__)
 
+NO_USER = ". Put AuthMiddlewareStack around the consumer in asgi.py: the scope has no user."
+
 
 class Consumer(Protocol):
     """What a session asks of the consumer that it belongs to."""
@@ -34,6 +36,15 @@ async def authorized(consumer: Consumer, group: str) -> bool:
         if inspect.isawaitable(answer):
             return bool(await answer)
         logger.error("authorize() must be an async function: %r refused", group)
-    except Exception:
-        logger.exception("authorize() failed: %r refused", group)
+    except Exception as error:
+        hint = NO_USER if isinstance(error, KeyError) and error.args == ("user",) else ""
+        logger.exception("authorize() failed: %r refused%s", group, hint)
     return False
+
+
+async def visible(consumer: Consumer, events: list[Event]) -> list[Event]:
+    """What the client may see of these events. Raises what goes wrong in the consumer."""
+    answer = consumer.visible(events)
+    if not inspect.isawaitable(answer):
+        raise TypeError("visible() must be an async function")
+    return await answer

@@ -35,6 +35,11 @@ class Subscriber(AsyncConsumer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if isinstance(cls.groups_on_connect, str):
+            raise InvalidDeclaration(
+                f"{cls.__name__}.groups_on_connect = {cls.groups_on_connect!r} must be a list of "
+                "groups."
+            )
         groups = getattr(cls, "groups", None)
         if isinstance(groups, list | tuple | set) and groups:
             raise InvalidDeclaration(

@@ -53,6 +53,8 @@ class Membership:
         self._wanted: set[str] = {HUB_GROUP}
         self._members: set[str] = set()
         self._lock = asyncio.Lock()
+        self._was_told = False
+        """True from the first failure until something is heard."""
         self._heard_now()
 
     async def join(self, group: str) -> None:
@@ -63,7 +65,7 @@ class Membership:
             try:
                 await self._add(group)
             except Exception as error:
-                _say_lost(error)
+                self._say_lost(error)
                 await asyncio.sleep(backoff.next_delay())
 
     async def leave(self, group: str) -> None:
@@ -110,7 +112,7 @@ class Membership:
                     logger.debug("hub heard nothing, goes on: %s", error)
                     continue
                 was_lost = True
-                _say_lost(error)
+                self._say_lost(error)
                 await asyncio.sleep(backoff.next_delay())
 
     async def close(self) -> None:
@@ -130,9 +132,19 @@ class Membership:
 
     def _heard_now(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
+        self._was_told = False
 
     def _is_silent_for_long(self) -> bool:
         return asyncio.get_running_loop().time() - self._heard_at > _patience_seconds()
+
+    def _say_lost(self, error: Exception) -> None:
+        logger.log(
+            logging.DEBUG if self._was_told else logging.WARNING,
+            "hub lost the channel layer, tries again: %s",
+            error,
+            extra={"action": "hub_layer_lost"},
+        )
+        self._was_told = True
 
     async def _add(self, group: str) -> None:
         async with self._lock:
@@ -154,11 +166,3 @@ def _is_silence(error: Exception) -> bool:
     """True for the time-out of a read. redis-py 8 gives up after 5 seconds by itself, which is
     just what channels_redis waits for a message: then nothing has come, and nothing is lost."""
     return type(error).__name__ == "TimeoutError"
-
-
-def _say_lost(error: Exception) -> None:
-    logger.warning(
-        "hub lost the channel layer, tries again: %s",
-        error,
-        extra={"action": "hub_layer_lost"},
-    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..events import Event, Json, dumps
 from ..values import row_json, to_json_value
-from .asking import Consumer
+from .asking import Consumer, visible
 from .batches import Batch, EncodedEvent, Packer
 from .browser import reset
 from .outbox import Item
@@ -55,7 +55,7 @@ class Sight:
             Event.from_json(event.decoded(), using=using, durable=durable)
             for event in batch.events
         ]
-        seen = await self._consumer.visible(events)
+        seen = await visible(self._consumer, events)
         return tuple(_encode(event, sources.get(event.id)) for event in seen)
 
     def _says_something(self, seen: Batch) -> bool:

@@ -9,6 +9,7 @@ comes back before they have come is known by its position, which holds the ``pg_
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -174,6 +175,9 @@ def _is_away(error: Exception) -> bool:
 def _texts(rows: Iterable[Any] | None, alias: str) -> list[str] | None:
     if rows is None:
         return None
+    if inspect.iscoroutine(rows):
+        rows.close()
+        raise TypeError("snapshot() must be a plain function: it is called in a thread")
     model = None
     if isinstance(rows, QuerySet):
         # Not where a router would read: another database knows nothing of this transaction.

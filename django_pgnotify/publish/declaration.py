@@ -163,7 +163,7 @@ def check_condition(model: type[models.Model], condition: Q) -> None:
         column = resolve(model, model._meta.pk.name if name == "pk" else name)
         if len(lookups) > 1 or (lookups and lookups[0] not in LOOKUPS):
             raise InvalidDeclaration(
-                f"condition: {path!r} is not allowed. Use a field of {model.__name__} itself with "
+                f"{path!r} is not allowed. Use a field of {model.__name__} itself with "
                 f"one of {', '.join(LOOKUPS)}."
             )
         for item in value if isinstance(value, list | tuple | set | frozenset) else [value]:
@@ -171,7 +171,7 @@ def check_condition(model: type[models.Model], condition: Q) -> None:
                 _check_comparable(column, resolve(model, item.name), lookups)  # type: ignore[attr-defined]
             elif hasattr(item, "resolve_expression"):
                 raise InvalidDeclaration(
-                    f"condition: {path}={type(item).__name__} could raise inside the user's write. "
+                    f"{path}={type(item).__name__} could raise inside the user's write. "
                     "Use constants and F()."
                 )
         _check_constant(model, path, value)
@@ -182,7 +182,7 @@ def _check_comparable(left: Column, right: Column, lookups: list[str]) -> None:
     kind = _kind(left.target)
     if kind != _kind(right.target) or (lookups == ["startswith"] and kind[0] != "text"):
         raise InvalidDeclaration(
-            f"condition: {left.name} ({type(left.target).__name__}) and {right.name} "
+            f"{left.name} ({type(left.target).__name__}) and {right.name} "
             f"({type(right.target).__name__}) can't be compared in the database."
         )
 
@@ -209,9 +209,7 @@ def _check_constant(model: type[models.Model], path: str, value: Any) -> None:
     try:
         Query(model, alias_cols=False).build_where(Q((path, value)))
     except (TypeError, ValueError, ValidationError) as error:
-        raise InvalidDeclaration(
-            f"condition: {path} can't be compared with {value!r}."
-        ) from error
+        raise InvalidDeclaration(f"{path} can't be compared with {value!r}.") from error
 
 
 def _leaves(condition: Q) -> Iterator[tuple[str, Any]]:
@@ -221,7 +219,7 @@ def _leaves(condition: Q) -> Iterator[tuple[str, Any]]:
         elif isinstance(child, tuple):
             yield child
         else:
-            raise InvalidDeclaration(f"condition: {child!r} is not a field lookup.")
+            raise InvalidDeclaration(f"{child!r} is not a field lookup.")
 
 
 def condition_sql(

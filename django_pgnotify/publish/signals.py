@@ -84,6 +84,10 @@ class Publisher:
         self.using = using
         self.uid = f"django_pgnotify {events.topic}"
 
+    def __repr__(self) -> str:
+        # Django names it where a model, as text, is in no app.
+        return f"publish_signals(name={self.events.topic!r})"
+
     def connect(self, model: type[Model]) -> None:
         """Check the declaration against the model, then listen."""
         self.events.bind(model)

@@ -49,14 +49,14 @@ class NotifyTrigger(BaseConstraint):
         context: Sequence[str] | None = None,
     ) -> None:
         super().__init__(name=name)
-        self.fields = _strings("fields", fields)
-        self.groups = _strings("groups", groups)
+        self.fields = _strings(name, "fields", fields)
+        self.groups = _strings(name, "groups", groups)
         operations = (
-            _strings("on", list(on) if isinstance(on, set | frozenset) else on)
+            _strings(name, "on", list(on) if isinstance(on, set | frozenset) else on)
             or DEFAULT_OPERATIONS
         )
-        self.changed = _strings("changed", changed)
-        self.context = _strings("context", context or None) or ()
+        self.changed = _strings(name, "changed", changed)
+        self.context = _strings(name, "context", context or None) or ()
         if condition is not None and not isinstance(condition, Q):
             raise InvalidDeclaration(
                 f"NotifyTrigger {name!r}: condition={condition!r} must be a Q object."
@@ -153,18 +153,18 @@ def _supported(schema_editor: BaseDatabaseSchemaEditor) -> bool:
     return schema_editor.connection.vendor == "postgresql"
 
 
-def _strings(argument: str, value: object) -> tuple[str, ...] | None:
+def _strings(name: str, argument: str, value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     # A set has another order in each process, and so would the migrations.
     if isinstance(value, str | set | frozenset) or not isinstance(value, Iterable):
         raise InvalidDeclaration(
-            f"NotifyTrigger: {argument}={value!r} must be a list of strings."
+            f"NotifyTrigger {name!r}: {argument}={value!r} must be a list of strings."
         )
     strings = list(value)
     if not strings or not all(isinstance(item, str) for item in strings):
         raise InvalidDeclaration(
-            f"NotifyTrigger: {argument}={value!r} must be a list of one string or more; leave it "
+            f"NotifyTrigger {name!r}: {argument}={value!r} must be a list of one string or more; leave it "
             "out for the default."
         )
     return tuple(dict.fromkeys(strings))

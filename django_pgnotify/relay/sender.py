@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 
 from ..backoff import Backoff
 from ..conf import settings
-from ..exceptions import ListenerRefused
+from ..exceptions import ListenerRefused, PgnotifyError
 from ..groups import HUB_GROUP, wire_name
 from ..ledger.ticks import Tick
 from ..metrics import Metrics
@@ -46,15 +48,24 @@ def configured_layer() -> BaseChannelLayer:
     return layer
 
 
-class Layer:
-    """The channel layer, with one log line when it fails and one when it is back."""
+class LayerDown(PgnotifyError):
+    """The channel layer takes no frames: what is left waits in the ledger. Run it again when the
+    layer is up."""
 
-    def __init__(self, alias: str, metrics: Metrics) -> None:
+
+class Layer:
+    """The channel layer, with one log line when it fails and one when it is back.
+
+    `patience` is the seconds that a frame may fail, by default for ever.
+    """
+
+    def __init__(self, alias: str, metrics: Metrics, *, patience: float = math.inf) -> None:
         self._layer = configured_layer()
         # Ours takes what is encoded already; another one wants an object, and encodes it.
         self._send_encoded = getattr(self._layer, "group_send_encoded", None)
         self._alias = alias
         self._metrics = metrics
+        self._patience = patience
         self._down = False
 
     async def send(self, frame: Outgoing) -> None:
@@ -76,13 +87,16 @@ class Layer:
             )
 
     async def send_surely(self, frame: Outgoing) -> None:
-        """Hand over one message, however long the layer is down: the ledger is the buffer."""
-        backoff = Backoff()
+        """Hand over one message, however long the layer is down: the ledger is the buffer.
+        LayerDown when the patience is at an end."""
+        backoff, begin = Backoff(), time.monotonic()
         while True:
             try:
                 return await self._send_reduced(frame)
             except Exception as error:
                 self._note_down(error)
+                if time.monotonic() - begin > self._patience:
+                    raise LayerDown(f"{LayerDown.__doc__} ({error})") from error
                 await asyncio.sleep(backoff.next_delay())
 
     async def _send_reduced(self, frame: Outgoing) -> None:

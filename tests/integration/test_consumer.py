@@ -568,6 +568,47 @@ async def test_visible_that_raises_resets_its_own_client_only() -> None:
         assert (reset["type"], reset["reason"]) == ("reset", "gap")
 
 
+async def test_what_is_async_or_plain_by_mistake_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Mistaken(OpenConsumer):
+        def visible(self, events: list[Event]) -> list[Event]:  # type: ignore[override]
+            return events
+
+        async def snapshot(self, group: str) -> Any:  # type: ignore[override]
+            return []
+
+    class Userless(EventConsumer):
+        async def authorize(self, group: str) -> bool:
+            return bool(self.scope["user"].is_staff)
+
+    async with Browser(Mistaken) as browser:
+        await browser.send(type="subscribe", group="orders")
+        assert await browser.socket.receive_output(PATIENCE_SECONDS)
+        closed = await browser.socket.receive_output(PATIENCE_SECONDS)
+        assert closed["type"] == "websocket.close"
+    async with Browser(Userless) as browser:
+        assert (await browser.subscribe("orders"))["code"] == "forbidden"
+    Mistaken.snapshot = OpenConsumer.snapshot  # type: ignore[method-assign, assignment]
+    async with Browser(Mistaken) as browser:
+        await browser.subscribe("orders")
+        await tell(1, "orders")
+        assert (await browser.receive())["reason"] == "gap"
+    for text in (
+        "snapshot() must be a plain function",
+        "visible() must be an async function",
+        "AuthMiddlewareStack",
+    ):
+        assert text in caplog.text
+
+
+def test_groups_on_connect_are_a_list() -> None:
+    with pytest.raises(InvalidDeclaration, match="groups_on_connect"):
+
+        class Consumer(EventConsumer):
+            groups_on_connect = "orders"
+
+
 # snapshot() -------------------------------------------------------------------------------
 
 

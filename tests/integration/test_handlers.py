@@ -260,6 +260,13 @@ def test_control_rows_are_no_topic_of_a_handler() -> None:
         on_event("pgnotify.revoke")
 
 
+def test_a_decorator_without_its_topic_says_how_to_write_it() -> None:
+    def handler(event: Event) -> None: ...
+
+    with pytest.raises(InvalidDeclaration, match='@on_event\\("orders"\\)'):
+        on_event(handler)  # type: ignore[arg-type]
+
+
 def test_new_handler_begins_with_what_is_not_relayed_yet_or_the_oldest_retained() -> None:
     publish("t", "relayed")
     handle_now()

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from channels.layers import get_channel_layer
+from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 
+from django_pgnotify.relay import session
 from tests.sessions import open_session
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -344,3 +345,23 @@ async def test_once_works_from_an_async_test_while_a_consumer_waits() -> None:
     await sync_to_async(publish_and_relay)()
     frame = await waiting
     assert frame["events"][0]["data"] == 1
+
+
+def test_once_gives_up_on_a_layer_that_takes_nothing_and_the_ledger_keeps_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class DownLayer(InMemoryChannelLayer):
+        async def group_send(self, group: str, message: dict[str, Any]) -> None:
+            raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(session, "ONCE_PATIENCE_SECONDS", 0.2)
+    subscriber = Subscriber("orders")
+    publish("t", "kept", ["orders"])
+    try:
+        working = channel_layers.set("default", DownLayer())
+        with pytest.raises(CommandError, match=r"Run it again.*nobody there"):
+            call_command("pglisten", once=True)
+    finally:
+        channel_layers.set("default", working)
+    call_command("pglisten", once=True)
+    assert subscriber.data() == ["kept"]

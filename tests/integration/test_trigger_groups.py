@@ -12,7 +12,7 @@ from django.db import connection, models
 from django.db.models import F, Q
 
 from django_pgnotify import NotifyTrigger, group_name
-from django_pgnotify.checks import check_databases
+from django_pgnotify.database_checks import check_databases
 from django_pgnotify.groups import GroupTemplate
 from django_pgnotify.publish.registry import refresh
 from tests.tables import Ledger, make, run

@@ -9,14 +9,15 @@ import pytest
 from django.apps import apps
 from django.apps.registry import Apps
 from django.core.checks import CheckMessage, run_checks
-from django.db import connection, models
+from django.db import connection, models, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.models import F, Q, Value
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Length
 
 from django_pgnotify import NotifyTrigger
-from django_pgnotify.checks import check_databases, check_settings, declaration_messages
+from django_pgnotify.checks import check_settings, declaration_messages
+from django_pgnotify.database_checks import check_databases
 from django_pgnotify.exceptions import InvalidDeclaration, PgnotifyError
 from tests.shop.models import Customer
 from tests.tables import run
@@ -370,6 +371,33 @@ def test_a_declaration_survives_being_written_into_a_migration(kwargs: dict[str,
     assert trigger.clone() == trigger
 
 
+@pytest.mark.parametrize(
+    "listener", ["nodb", {"HOSTS": "db"}, {"HOST": "db", "pgbouncer": True}], ids=str
+)
+def test_a_listener_that_could_never_connect_is_an_error(settings: Any, listener: Any) -> None:
+    settings.PGNOTIFY = {"LISTENER": listener}
+    [message] = check_settings(None)
+    assert ids([message]) == ["E008"]
+    assert "LISTENER" in message.msg
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [None, "default", {"HOST": "db", "PORT": 5432}, {"host": "db", "sslmode": "require"}],
+)
+def test_a_listener_that_could_connect_is_none(settings: Any, listener: Any) -> None:
+    settings.PGNOTIFY = {"LISTENER": listener}
+    assert check_settings(None) == []
+
+
+@pytest.mark.parametrize("argument", ["fields", "groups", "on", "changed", "context"])
+def test_a_text_where_a_list_belongs_is_refused_by_the_name_of_its_trigger(
+    argument: str,
+) -> None:
+    with pytest.raises(InvalidDeclaration, match=f"'order_changes'.*{argument}='id'"):
+        NotifyTrigger(name="order_changes", **{argument: "id"})
+
+
 # Databases
 
 
@@ -436,6 +464,31 @@ def test_names_that_stand_in_two_schemas_without_the_schema_in_each_group_are_an
     [message] = database_messages()
     assert ids([message]) == ["E022"]
     assert "{schema}" in str(message.hint)
+
+
+def test_names_that_the_models_tell_apart_by_now_keep_migrate_from_nothing(
+    declared: NotifyTrigger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(declared)
+    run(
+        "INSERT INTO django_pgnotify_trigger SELECT 'tenant', \"table\", name, 1, function,"
+        " declaration, version FROM django_pgnotify_trigger WHERE name = 'patrons'"
+    )
+    cured = NotifyTrigger(name="patrons", fields=["name"], groups=["{schema}-patrons"])
+    monkeypatch.setattr(Customer._meta, "constraints", [cured])
+    assert ids(database_messages()) == ["W021"]
+
+
+def test_a_role_that_may_not_read_the_registry_is_told_so(declared: NotifyTrigger) -> None:
+    install(declared)
+    run("CREATE ROLE made_reader; GRANT USAGE ON SCHEMA public TO made_reader")
+    run("SET LOCAL ROLE made_reader")
+    with transaction.atomic():
+        [message] = check_databases(None, ["default"])
+        transaction.set_rollback(True)
+    run("RESET ROLE")
+    assert ids([message]) == ["W023"]
+    assert "GRANT" in str(message.hint)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 
 import django_pgnotify
-from django_pgnotify import checks, conf, events, exceptions
+from django_pgnotify import checks, conf, database_checks, events, exceptions
 from django_pgnotify.consumers import browser
 from django_pgnotify.ledger.install import TABLES, function_names
 from django_pgnotify.management.commands import pglisten
@@ -48,7 +48,8 @@ def test_the_settings_page_lists_every_key_with_its_true_default() -> None:
 
 
 def test_the_checks_page_lists_every_id() -> None:
-    numbers = set(re.findall(r"\b[EW]\d{3}\b", inspect.getsource(checks)))
+    source = inspect.getsource(checks) + inspect.getsource(database_checks)
+    numbers = set(re.findall(r"\b[EW]\d{3}\b", source))
     assert codes("reference/checks.md", "id") == {f"django_pgnotify.{n}" for n in numbers}
 
 

@@ -35,7 +35,7 @@ STATIONS: dict[str, set[str]] = {
 }
 """What each station may import at the top of its modules or inside functions."""
 ENTRY_POINTS = {
-    *("", "admin", "apps", "checks", "management", "migrations"),
+    *("", "admin", "apps", "checks", "database_checks", "management", "migrations"),
     *("models", "operations", "testing"),
 }
 """Modules that Django or the user enters by; they may import everything, and no station
