@@ -14,7 +14,6 @@ import itertools
 import json
 import re
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import psycopg
 
@@ -86,6 +85,7 @@ class Branch:
             sender=self._sender,
             handle=self._handle,
             losses=losses,
+            heard=heard,
         )
 
     async def send_to_group(self, group: str, body: str) -> None:
@@ -191,15 +191,15 @@ class Branch:
     def _accept(self, pg_channel: str, envelope: Envelope, body: str | None) -> None:
         if body is None or not envelope.is_genuine(pg_channel, body):
             self._losses.refuse(pg_channel)
-        else:
-            deliver = partial(self._deliver, envelope.kind, envelope.target, body)
-            self._heard.once(envelope.origin, envelope.number, deliver)
+        elif self._heard.is_news(envelope.origin, envelope.number):
+            self._deliver(envelope.kind, envelope.target, body)
 
     def _concerns(self, envelope: Envelope) -> bool:
         # First, since most group messages of a big site are for other processes.
         if envelope.kind == Kind.GROUP and not self._mailbox.has_group(envelope.target):
             return False
-        return not envelope.origin.startswith(self._process)
+        is_own = envelope.origin.startswith(self._process)
+        return not is_own and self._heard.delivers(self.listening)
 
     def _deliver(self, kind: Kind, target: str, body: str) -> None:
         match kind:

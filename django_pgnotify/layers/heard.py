@@ -1,51 +1,59 @@
-"""Heard: which notifications of other processes have been delivered here.
+"""Heard: which of a process's listeners delivers what other processes notify.
 
-Each event loop that uses the layer listens by itself, since any of them may end at any moment. So a
-notification comes as often as there are such loops, and the first one that hears it delivers it.
+Each event loop that uses the layer listens by itself, since any of them may end at any moment. So
+everything is heard as often as there are such loops. The oldest listener delivers, in its order,
+and leaves off when its loop does not run or its connection is lost: then the next one does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
-import time
-from collections.abc import Callable
+from collections import deque
 
-MANY_ORIGINS = 1_000
-"""Above so many, those of which nothing came for long are forgotten."""
+REMEMBERED = 10_000
+"""Notifications by which a listener may be behind the one before it and deliver none again."""
 
 
 class Heard:
-    """Remembers the latest number of each origin for `seconds` at least. Safe for threads.
+    """Safe for threads, and for finalizers that come in between."""
 
-    An origin numbers its notifications, and every listener hears them in their order: so what is
-    not above the latest number has been heard before.
-    """
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._listeners: dict[object, asyncio.AbstractEventLoop] = {}
+        """Those that hear, oldest first."""
+        self._delivered: set[tuple[str, int]] = set()
+        self._in_order: deque[tuple[str, int]] = deque()
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._latest: dict[str, tuple[int, float]] = {}
-        self._forget_above = MANY_ORIGINS
-
-    def once(self, origin: str, number: int, deliver: Callable[[], None]) -> None:
-        """Call `deliver` if this is heard for the first time. Nobody else delivers meanwhile, lest
-        what another loop hears next overtakes it; so it must be quick."""
-        now = self._clock()
+    def begin(self, listener: object) -> None:
+        """It hears from now on, in the running loop."""
         with self._lock:
-            latest, _ = self._latest.get(origin, (-1, now))
-            if number <= latest:
-                return
-            self._latest[origin] = (number, now)
-            if len(self._latest) > self._forget_above:
-                self._forget(now)
-            deliver()
+            for other in [one for one, loop in self._listeners.items() if loop.is_closed()]:
+                del self._listeners[other]
+            self._listeners[listener] = asyncio.get_running_loop()
 
-    def _forget(self, now: float) -> None:
-        self._latest = {
-            origin: known
-            for origin, known in self._latest.items()
-            if known[1] + self._seconds > now
-        }
-        # Else a thousand busy ones would be gone through at each notification.
-        self._forget_above = max(MANY_ORIGINS, 2 * len(self._latest))
+    def end(self, listener: object) -> None:
+        """It hears no more."""
+        with self._lock:
+            self._listeners.pop(listener, None)
+
+    def delivers(self, listener: object) -> bool:
+        """Say whether it is this one that delivers: whether no older one is at work."""
+        with self._lock:
+            for other, loop in self._listeners.items():
+                if other is listener:
+                    break
+                if loop.is_running():
+                    return False
+            return True
+
+    def is_news(self, origin: str, number: int) -> bool:
+        """Say whether this, the sender and its count, is to be delivered for the first time."""
+        with self._lock:
+            if (origin, number) in self._delivered:
+                return False
+            self._delivered.add((origin, number))
+            self._in_order.append((origin, number))
+            if len(self._in_order) > REMEMBERED:
+                self._delivered.discard(self._in_order.popleft())
+            return True

@@ -69,7 +69,7 @@ class PostgresChannelLayer(BaseChannelLayer):
         self._mailbox = Mailbox(
             capacity=self.get_capacity, expiry=self.expiry, forget_after=self.group_expiry
         )
-        self._heard = Heard(self.expiry)
+        self._heard = Heard()
         self._branches: dict[asyncio.AbstractEventLoop, Branch] = {}
         self._numbers = itertools.count()
         self._told: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
@@ -188,6 +188,8 @@ class PostgresChannelLayer(BaseChannelLayer):
     def _branch(self) -> Branch:
         loop = asyncio.get_running_loop()
         if loop not in self._branches:
+            for other in [other for other in list(self._branches) if other.is_closed()]:
+                del self._branches[other]  # closed past our goodbye: what it held is collected
             self._branches[loop] = Branch(
                 self._process,
                 next(self._numbers),

@@ -10,6 +10,7 @@ layer delivers at most once.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import uuid
 from collections import deque
@@ -22,6 +23,7 @@ from ..conf import settings
 from ..connecting import APPLICATION_NAME, connect_listener
 from ..exceptions import ListenerRefused
 from ..hearing import Hearing
+from .heard import Heard
 from .losses import Losses
 from .sending import Sender
 
@@ -54,6 +56,7 @@ class Listening:
         sender: Sender,
         handle: Handler,
         losses: Losses,
+        heard: Heard,
     ) -> None:
         self._alias = alias
         self._pg_channels = pg_channels
@@ -61,6 +64,7 @@ class Listening:
         self._sender = sender
         self._handle = handle
         self._losses = losses
+        self._heard = heard
         self._incoming: deque[tuple[str, str]] = deque()
         self._rest: Awaitable[None] | None = None
         self._is_behind = False
@@ -102,6 +106,8 @@ class Listening:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if inspect.iscoroutine(self._rest):
+            self._rest.close()  # what nobody has begun to wait for
 
     async def _keep_listening(self) -> None:
         """Listen again after every loss, until cancelled."""
@@ -131,6 +137,7 @@ class Listening:
                 await self._keep_proving()
         finally:
             self._live.clear()
+            self._heard.end(self)
             await connection.close()
 
     def _hear(self, pg_channel: str, payload: str) -> None:
@@ -204,6 +211,7 @@ class Listening:
 
     def _say_live(self) -> None:
         self._live.set()
+        self._heard.begin(self)
         if self._problem is not None:
             logger.info("channel layer listens again", extra={"action": "layer_recovered"})
         self._problem = None

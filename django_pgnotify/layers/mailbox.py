@@ -39,6 +39,13 @@ class Inbox:
         while self.letters and self.letters[0][0] <= now:
             self.letters.popleft()
 
+    def woken(self, now: float) -> list[Waiter]:
+        """Take the waiters, which are about to read."""
+        if self.waiters:
+            self.used_at = now
+        waiters, self.waiters = self.waiters, []
+        return waiters
+
     @property
     def is_read(self) -> bool:
         return any(not waiter.get_loop().is_closed() for waiter in self.waiters)
@@ -67,7 +74,8 @@ class Mailbox:
         self._expiry = expiry
         self._forget_after = forget_after
         self._clock = clock
-        self._lock = threading.Lock()
+        # Reentrant, since the end of a reader that is collected as garbage may come at any point.
+        self._lock = threading.RLock()
         self._swept_at = clock()
         self._inboxes: dict[str, Inbox] = {}
         self._groups: dict[str, dict[str, Inbox]] = {}
@@ -75,19 +83,27 @@ class Mailbox:
     def put(self, name: str, body: str) -> bool:
         """Add a message for `name`; False if it is full, and then nothing happened."""
         now = self._clock()
+        woken: list[Waiter] = []
         with self._lock:
             self._sweep(now)
-            return self._put(name, self._inbox(name, now), body, now)
+            fits = self._put(name, self._inbox(name, now), body, now, woken)
+        _wake(woken)
+        return fits
 
     def put_group(self, group: str, body: str) -> int:
         """Add a message for every member of `group`; return how many were full."""
         if group not in self._groups:
             return 0
         now = self._clock()
+        woken: list[Waiter] = []
         with self._lock:
             self._sweep(now)
-            members = self._groups.get(group, {})
-            return sum(not self._put(name, members[name], body, now) for name in members)
+            full = sum(
+                not self._put(name, inbox, body, now, woken)
+                for name, inbox in list(self._groups.get(group, {}).items())
+            )
+        _wake(woken)
+        return full
 
     def take(self, name: str) -> str | None:
         """Remove and return the oldest message that has not expired."""
@@ -108,9 +124,10 @@ class Mailbox:
         waiter: Waiter = asyncio.get_running_loop().create_future()
         with self._lock:
             inbox = self._inbox(name, self._clock())
-            inbox.waiters.append(waiter)
             if inbox.letters:
-                _wake(inbox.waiters)
+                waiter.set_result(None)
+            else:
+                inbox.waiters.append(waiter)
         try:
             yield waiter
         finally:
@@ -120,8 +137,9 @@ class Mailbox:
     def wake(self, name: str) -> None:
         """Make the readers of `name` look again."""
         with self._lock:
-            if name in self._inboxes:
-                _wake(self._inboxes[name].waiters)
+            inbox = self._inboxes.get(name)
+            woken = [] if inbox is None else inbox.woken(self._clock())
+        _wake(woken)
 
     def join(self, group: str, name: str) -> None:
         """Make `name` a member of `group`."""
@@ -152,12 +170,12 @@ class Mailbox:
                 inbox.groups.clear()
                 self._tidy(name)
 
-    def _put(self, name: str, inbox: Inbox, body: str, now: float) -> bool:
+    def _put(self, name: str, inbox: Inbox, body: str, now: float, woken: list[Waiter]) -> bool:
         inbox.drop_expired(now)
         if len(inbox.letters) >= self._capacity(name):
             return False
         inbox.letters.append((now + self._expiry, body))
-        _wake(inbox.waiters)
+        woken += inbox.woken(now)
         return True
 
     def _inbox(self, name: str, now: float) -> Inbox:
@@ -202,17 +220,20 @@ class Mailbox:
 
 
 def _wake(waiters: list[Waiter]) -> None:
-    """Make them done, each in its own event loop, and forget them."""
+    """Make them done, each in its own event loop; one call for all of a loop."""
     running = asyncio._get_running_loop()
+    by_loop: dict[asyncio.AbstractEventLoop, list[Waiter]] = {}
     for waiter in waiters:
-        if (loop := waiter.get_loop()) is running:
-            _set(waiter)
+        by_loop.setdefault(waiter.get_loop(), []).append(waiter)
+    for loop, its in by_loop.items():
+        if loop is running:
+            _set(its)
         else:
-            with contextlib.suppress(RuntimeError):  # it is closed, and its reader gone
-                loop.call_soon_threadsafe(_set, waiter)
-    waiters.clear()
+            with contextlib.suppress(RuntimeError):  # it is closed, and its readers gone
+                loop.call_soon_threadsafe(_set, its)
 
 
-def _set(waiter: Waiter) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+def _set(waiters: list[Waiter]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

@@ -261,6 +261,57 @@ def test_what_another_process_sends_comes_once_however_many_loops_listen(
     assert asyncio.run(all_threads()) == [list(range(30))] * 3
 
 
+def test_a_loop_of_a_moment_overtakes_no_other(prefix: str) -> None:
+    """The main loop has not read yet what another process sent, when a thread begins to listen."""
+    layer = PostgresChannelLayer(prefix=prefix)
+    other_process = PostgresChannelLayer(prefix=prefix)
+
+    async def send(*numbers: int) -> None:
+        for n in numbers:
+            await other_process.group_send("room", {**numbered(n), "text": "x" * (n * 3_000)})
+
+    async def use() -> list[int]:
+        name = await layer.new_channel()
+        await layer.group_add("room", name)
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        thread.join()  # so that this loop reads nothing meanwhile
+        return [(await received(layer, name))["n"] for _ in range(6)]
+
+    def disturb() -> None:
+        asyncio.run(send(0, 1, 2, 3))
+        asyncio.run(listen_and_send())
+
+    async def listen_and_send() -> None:
+        await layer.group_add("room", await layer.new_channel())
+        await send(4, 5)
+        await asyncio.sleep(0.2)  # it hears them first
+
+    assert asyncio.run(use()) == list(range(6))
+    assert layer.dropped == 0
+
+
+def test_a_loop_that_does_not_run_holds_up_no_other(
+    prefix: str, layer: PostgresChannelLayer
+) -> None:
+    other_process = PostgresChannelLayer(prefix=prefix)
+    idle = asyncio.new_event_loop()
+    name = idle.run_until_complete(layer.new_channel())
+    idle.run_until_complete(layer.group_add("room", name))
+
+    async def use() -> None:
+        own = await layer.new_channel()
+        await layer.group_add("room", own)
+        await other_process.group_send("room", numbered(1))
+        assert await received(layer, own) == numbered(1)
+        await other_process.close()
+
+    asyncio.run(use())
+    assert idle.run_until_complete(received(layer, name)) == numbered(1)
+    assert idle.run_until_complete(drained(layer, name)) == []
+    idle.close()
+
+
 def test_a_layer_works_where_tasks_are_eager(layer: PostgresChannelLayer) -> None:
     async def use() -> None:
         if EAGER is not None:

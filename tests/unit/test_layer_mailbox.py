@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
-from functools import partial
 
-from django_pgnotify.layers.heard import MANY_ORIGINS, Heard
+from django_pgnotify.layers.heard import REMEMBERED, Heard
 from django_pgnotify.layers.mailbox import Mailbox
 
 
@@ -157,19 +157,68 @@ async def test_a_flush_keeps_those_who_wait() -> None:
         assert waiter.done()
 
 
-def test_what_was_heard_before_is_no_news() -> None:
-    heard, told = Heard(60, Clock()), []
-    for origin, number in [("a", 0), ("a", 0), ("b", 0), ("a", 2), ("a", 1), ("a", 3)]:
-        heard.once(origin, number, partial(told.append, f"{origin}{number}"))
-    assert told == ["a0", "b0", "a2", "a3"]
+def test_what_was_delivered_before_is_no_news() -> None:
+    heard = Heard()
+    told = [("a", 0), ("a", 0), ("b", 0), ("a", 2), ("a", 1), ("a", 2)]
+    assert [heard.is_news(*one) for one in told] == [True, False, True, True, True, False]
 
 
-def test_origins_that_are_silent_for_long_are_forgotten() -> None:
-    clock, told = Clock(), []
-    heard = Heard(60, clock)
-    for origin in range(20 * MANY_ORIGINS):
-        clock.now = origin / 100  # a hundred new ones in a second
-        heard.once(str(origin), 0, lambda: None)
-    heard.once(str(20 * MANY_ORIGINS - 5_000), 0, lambda: told.append("again"))
-    assert told == []
-    assert len(heard._latest) < 13 * MANY_ORIGINS
+def test_what_is_remembered_is_bounded() -> None:
+    heard = Heard()
+    for number in range(2 * REMEMBERED):
+        heard.is_news("a", number)
+    assert len(heard._delivered) == len(heard._in_order) == REMEMBERED
+    assert not heard.is_news("a", 2 * REMEMBERED - 1)
+
+
+def test_the_oldest_listener_that_is_at_work_delivers() -> None:
+    heard = Heard()
+    here = asyncio.new_event_loop()
+
+    async def begin(listener: str) -> None:
+        heard.begin(listener)
+
+    async def delivering() -> list[str]:
+        return [name for name in ("old", "young", "new") if heard.delivers(name)]
+
+    here.run_until_complete(begin("old"))
+    assert asyncio.run(delivering()) == [
+        "old",
+        "young",
+        "new",
+    ]  # nobody is at work but who asks
+
+    async def while_the_old_one_runs() -> None:
+        heard.begin("young")
+        assert await delivering() == ["old"]
+        heard.end("old")
+        assert await delivering() == ["young"]
+
+    here.run_until_complete(while_the_old_one_runs())
+    here.close()
+    asyncio.run(begin("last"))
+    assert list(heard._listeners) == ["last"]
+
+
+def test_a_reader_that_is_collected_as_garbage_stops_nobody() -> None:
+    """Its end comes in the middle of whatever the thread is doing."""
+    box = mailbox()
+    box.join("room", "a")
+
+    async def begin_to_read() -> None:
+        asyncio.get_running_loop().create_task(read_for_ever())
+        await asyncio.sleep(0)
+
+    async def read_for_ever() -> None:
+        with box.reading("a") as waiter:
+            await waiter
+
+    for _ in range(5):
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda loop, context: None)  # the task that was pending
+        loop.run_until_complete(begin_to_read())
+        loop.close()
+        del loop
+        assert box.put_group("room", "text") == 0
+        assert box.take("a") == "text"
+        gc.collect()
