@@ -48,8 +48,9 @@ def _readable_messages(connection: BaseDatabaseWrapper) -> list[CheckMessage]:
 def registry_forbidden(alias: str) -> CheckMessage:
     """W023: the role of a web process may have no rights beyond what it needs."""
     return CheckWarning(
-        f"In database {alias!r} this role may not read the registry of triggers.",
-        hint="GRANT SELECT ON django_pgnotify_trigger to it, or check with the role that migrates.",
+        f"In database {alias!r} this role may not read which triggers are installed.",
+        hint="GRANT SELECT ON django_pgnotify_trigger, django_migrations to it, or check with the "
+        "role that migrates.",
         id="django_pgnotify.W023",
     )
 

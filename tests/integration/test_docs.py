@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import ProgrammingError, connection, models, transaction
 
 from django_pgnotify import NotifyTrigger, notify
+from django_pgnotify.database_checks import check_databases
+from django_pgnotify.layers import storing
 from tests.markdown import Block, blocks, code, tables
 from tests.tables import Ledger, make
 
@@ -115,6 +118,21 @@ def test_the_documented_rights_are_enough_for_relay_and_web(granted: None) -> No
         "INSERT INTO django_pgnotify_parked (handler, event, traceback, attempts)"
         " VALUES ('h', '{}', '', 1)",
     )
+
+
+@pytest.mark.parametrize("role", ["web", "relay"])
+def test_the_documented_rights_are_enough_for_large_messages_and_checks(
+    granted: None, role: str
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL ROLE {role}")
+        values = {"body": b"{}", "expiry": timedelta(0), "pg_channel": "a", "head": "b"}
+        cursor.execute(storing.STORE_AND_NOTIFY, values)
+        cursor.execute(storing.CLAIM, ["plain"])
+        cursor.execute(storing.SWEEP, [storing.SWEEP_ROWS])
+        assert cursor.rowcount > 0
+        assert "django_pgnotify.W023" not in {m.id for m in check_databases(None, ["default"])}
+        cursor.execute("RESET ROLE")
 
 
 def test_a_role_without_the_documented_rights_can_forge_no_event(roles: None) -> None:
