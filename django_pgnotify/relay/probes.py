@@ -131,7 +131,7 @@ async def _room(connection: Connection, schema: str) -> str:
 async def _relay(connection: Connection, schema: str) -> str:
     if await somebody_leads(connection, schema):
         return "a pglisten is running"
-    return "no pglisten is running"
+    return "no pglisten is running: until one is, events wait in the ledger"
 
 
 async def _layer() -> str:
