@@ -144,9 +144,7 @@ class Listening:
         self._heard_something = True
         if payload == self._beat:
             self._beat_returned.set()
-        elif not payload.startswith(
-            BEAT
-        ):  # other loops of this process have beats of their own
+        elif not payload.startswith(BEAT):  # those of other loops of this process
             self._take(pg_channel, payload)
 
     def _take(self, pg_channel: str, payload: str) -> None:
