@@ -201,24 +201,37 @@ def test_the_oldest_listener_that_is_at_work_delivers() -> None:
 
 
 def test_a_reader_that_is_collected_as_garbage_stops_nobody() -> None:
-    """Its end comes in the middle of whatever the thread is doing."""
-    box = mailbox()
-    box.join("room", "a")
+    """Its end comes in the middle of whatever the thread is doing, here of a put."""
+
+    def collecting(name: str) -> int:
+        gc.collect()
+        return 2
+
+    box = mailbox(capacity=collecting)
+    ended: list[str] = []
 
     async def begin_to_read() -> None:
         asyncio.get_running_loop().create_task(read_for_ever())
         await asyncio.sleep(0)
 
     async def read_for_ever() -> None:
-        with box.reading("a") as waiter:
-            await waiter
+        try:
+            with box.reading("a") as waiter:
+                await waiter
+        finally:
+            ended.append("a")
 
-    for _ in range(5):
+    gc.disable()  # else it may be collected before
+    try:
         loop = asyncio.new_event_loop()
         loop.set_exception_handler(lambda loop, context: None)  # the task that was pending
         loop.run_until_complete(begin_to_read())
         loop.close()
         del loop
-        assert box.put_group("room", "text") == 0
-        assert box.take("a") == "text"
-        gc.collect()
+        box.put("a", "first")
+        assert ended == []
+        box.put("a", "second")
+        assert ended == ["a"]
+    finally:
+        gc.enable()
+    assert [box.take("a") for _ in range(3)] == ["first", "second", None]
