@@ -56,6 +56,7 @@ class Joining:
     async def subscribe(self, request: Subscribe) -> None:
         """Ask the consumer, and let the client into the group or refuse it."""
         group, since = request.group, request.since
+        # None if nothing is known of revokes since the client was authorized.
         era = None if request.is_authorized else self._era()
         known = self._subscriptions.get(group)
         if known is None and len(self._subscriptions) >= settings.MAX_GROUPS_PER_SOCKET:

@@ -107,7 +107,8 @@ class PostgresChannelLayer(BaseChannelLayer):
         return decode(await branch.receive(channel))
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Return a new specific name; what any process sends to it from now on arrives here."""
+        """Return a new specific name; what any process sends to it from now on arrives here, as
+        long as an event loop of this process uses the layer."""
         await self._branch().listening.wait_live()
         return f"{prefix}.{self._process}!{uuid.uuid4().hex}"
 
@@ -189,7 +190,8 @@ class PostgresChannelLayer(BaseChannelLayer):
         loop = asyncio.get_running_loop()
         if loop not in self._branches:
             for other in [other for other in list(self._branches) if other.is_closed()]:
-                del self._branches[other]  # closed past our goodbye: what it held is collected
+                # Closed past our goodbye: what it held is collected. Another thread may be faster.
+                self._branches.pop(other, None)
             self._branches[loop] = Branch(
                 self._process,
                 next(self._numbers),

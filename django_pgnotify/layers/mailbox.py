@@ -214,7 +214,7 @@ class Mailbox:
             if inbox.used_at + self._forget_after <= now:
                 for group in list(inbox.groups):
                     self._leave(group, name)
-                del self._inboxes[name]
+                self._inboxes.pop(name, None)
             else:
                 self._tidy(name)
 

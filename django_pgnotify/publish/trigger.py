@@ -164,7 +164,7 @@ def _strings(name: str, argument: str, value: object) -> tuple[str, ...] | None:
     strings = list(value)
     if not strings or not all(isinstance(item, str) for item in strings):
         raise InvalidDeclaration(
-            f"NotifyTrigger {name!r}: {argument}={value!r} must be a list of one string or more; leave it "
-            "out for the default."
+            f"NotifyTrigger {name!r}: {argument}={value!r} must be a list of one string or more;"
+            " leave it out for the default."
         )
     return tuple(dict.fromkeys(strings))
