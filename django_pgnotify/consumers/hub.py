@@ -44,8 +44,8 @@ class Hub:
         self.alias = alias
         self.clients = 0
         self.era = object()
-        """Another one after each revoke, and after what may have hidden one: the first look into the
-        ledger, and an epoch that begins."""
+        """Another one after each revoke, and after what may have hidden one: the first look into
+        the ledger, and an epoch that begins."""
         self.groups: dict[str, Group] = {}
         self.snapshot_threads = ThreadPoolExecutor(SNAPSHOT_THREADS, "pgnotify-snapshot")
         self._uses_layer = uses_layer
