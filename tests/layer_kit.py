@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
+
+from tests.tables import run
 
 PATIENCE_SECONDS = 10.0
 
@@ -25,3 +28,25 @@ async def drained(layer: Any, name: str) -> list[Any]:
 
 def numbered(n: int) -> dict[str, Any]:
     return {"type": "test.message", "n": n}
+
+
+OUR_CONNECTIONS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name LIKE 'django_pgnotify layer%'
+"""
+
+
+def wait_for_connections(expected: int) -> int:
+    """Return how many connections the layers here hold: `expected` as soon as there are so many,
+    since a backend ends a moment after its client has gone."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (count := count_our_connections()) != expected and time.monotonic() < end:
+        time.sleep(0.05)
+    return count
+
+
+def count_our_connections() -> int:
+    run(
+        "SELECT pg_stat_clear_snapshot()"
+    )  # else a transaction goes on seeing what it saw first
+    return int(run(OUR_CONNECTIONS)[0][0])

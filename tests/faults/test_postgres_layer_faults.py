@@ -139,12 +139,12 @@ async def test_a_terminated_sender_sends_again_and_loses_nothing(
 
 @pytest.mark.django_db
 async def test_a_group_add_during_an_outage_returns_when_it_is_live(
-    prefix: str, admin: psycopg.AsyncConnection[Any]
+    prefix: str, admin: psycopg.AsyncConnection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = PostgresChannelLayer(prefix=prefix), PostgresChannelLayer(prefix=prefix)
     name = await here.new_channel()
     await admin.execute(TERMINATE, ["django_pgnotify layer listen"])
-    await asyncio.sleep(0.02)  # for the loss to be seen
+    await logged(caplog, "layer_lost")
     await here.group_add("room", name)
     await there.group_send("room", numbered(1))
     assert await received(here, name) == numbered(1)

@@ -338,7 +338,7 @@ def test_a_gate_that_ends_while_it_waits_leaves_no_backend_waiting(
         await sleeper.gate.leave()
 
     with_sleeper(leave)
-    assert execute(waiting, module.APPLICATION_NAME) == (0,)
+    wait_until(lambda: execute(waiting, module.APPLICATION_NAME) == (0,))
     writer.execute("ROLLBACK")
 
 

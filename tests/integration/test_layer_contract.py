@@ -293,11 +293,11 @@ async def test_group_send_leaves_full_members_out_in_silence(new_layer: NewLayer
 @run_over(POSTGRES)
 @pytest.mark.parametrize("sender", ["same_process", "other_process"])
 async def test_an_expired_message_is_not_delivered(new_layer: NewLayer, sender: str) -> None:
-    layer = new_layer(expiry=0.2)
-    source = layer if sender == "same_process" else new_layer(expiry=0.2)
+    layer = new_layer(expiry=0.5)
+    source = layer if sender == "same_process" else new_layer(expiry=0.5)
     for name in (await layer.new_channel(), "plain"):
         await source.send(name, numbered(1))
-        await asyncio.sleep(0.4)  # the time is what is tested
+        await asyncio.sleep(0.7)  # the time is what is tested
         await source.send(name, numbered(2))
         assert await received(layer, name) == numbered(2)
 

@@ -15,8 +15,7 @@ from channels.exceptions import ChannelFull
 from django.db import connection
 
 from django_pgnotify.layers import PostgresChannelLayer
-from tests.layer_kit import drained, numbered, received
-from tests.tables import run
+from tests.layer_kit import drained, numbered, received, wait_for_connections
 
 EAGER = getattr(asyncio, "eager_task_factory", None)
 
@@ -94,19 +93,17 @@ def test_many_names_of_ended_loops_take_no_connection_more(
         for name in names:
             await layer.group_add("second", name)
         await layer.group_send("second", numbered(1))
-        connections = await asyncio.to_thread(count_our_connections)
+        connections = await asyncio.to_thread(settled_connections)
         return connections, len(asyncio.all_tasks())
 
     assert asyncio.run(use()) == (2, 4)
 
 
-def count_our_connections() -> int:
-    rows = run(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name LIKE 'django_pgnotify layer%'"
-    )
-    connection.close()
-    return int(rows[0][0])
+def settled_connections() -> int:
+    try:
+        return wait_for_connections(2)
+    finally:
+        connection.close()  # this thread's
 
 
 def test_a_thread_adds_a_name_of_a_loop_that_runs(layer: PostgresChannelLayer) -> None:

@@ -28,15 +28,10 @@ from django_pgnotify.exceptions import LedgerMissing, ListenerRefused
 from django_pgnotify.layers import PostgresChannelLayer, sending
 from django_pgnotify.layers.envelope import Envelope, Kind, groups_pg_channel
 from django_pgnotify.layers.storing import SWEEP_EVERY
-from tests.layer_kit import drained, numbered, received
+from tests.layer_kit import drained, numbered, received, wait_for_connections
 from tests.sessions import open_session
 
 pytestmark = pytest.mark.django_db
-
-OUR_CONNECTIONS = """
-    SELECT count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND application_name LIKE 'django_pgnotify layer%'
-"""
 
 
 @pytest.fixture
@@ -50,13 +45,6 @@ async def admin(prefix: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     connection = await connect("default", application_name="admin")
     yield connection
     await connection.close()
-
-
-def count_our_connections() -> int:
-    with django_connection.cursor() as cursor:
-        cursor.execute(OUR_CONNECTIONS)
-        count: int = cursor.fetchone()[0]
-        return count
 
 
 # cost
@@ -93,7 +81,7 @@ def test_a_process_holds_two_connections() -> None:
 
     def count() -> int:
         try:
-            return count_our_connections()
+            return wait_for_connections(2)
         finally:
             django_connection.close()
 
@@ -104,7 +92,7 @@ def test_calls_from_sync_code_leave_no_connection() -> None:
     layer = PostgresChannelLayer(prefix="sync")
     for n in range(50):
         async_to_sync(layer.group_send)("room", numbered(n))
-    assert wait_for_no_connections() == 0
+    assert wait_for_connections(0) == 0
 
 
 def test_a_loop_closed_by_hand_leaves_no_connection_and_no_task() -> None:
@@ -115,16 +103,7 @@ def test_a_loop_closed_by_hand_leaves_no_connection_and_no_task() -> None:
     loop.close()
     gc.collect()  # would warn of a task or a connection that was left
     assert loop.is_closed()
-    assert wait_for_no_connections() == 0
-
-
-def wait_for_no_connections() -> int:
-    """A backend ends a moment after its client has gone."""
-    for _ in range(100):
-        if not (count := count_our_connections()):
-            return 0
-        threading.Event().wait(0.05)
-    return count
+    assert wait_for_connections(0) == 0
 
 
 async def test_a_closed_layer_can_be_used_again(prefix: str) -> None:
