@@ -14,6 +14,7 @@ import itertools
 import json
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import psycopg
 
@@ -28,9 +29,10 @@ from .envelope import (
     process_pg_channel,
 )
 from .heard import Heard
+from .inbox import Waiter
 from .listening import Listening
 from .losses import Losses
-from .mailbox import Mailbox, Waiter
+from .mailbox import Mailbox
 from .sending import Sender
 from .storing import Claim, Store, Sweeping
 
@@ -73,7 +75,9 @@ class Branch:
         self._prefix = prefix
         self._capacity = capacity
         self._losses = losses
-        self._background: set[asyncio.Task[None]] = set()
+        self._owed: dict[int, tuple[str, Claim]] = {}
+        """Claims that no receive() has taken, with their names, by row."""
+        self._returning: asyncio.Task[None] | None = None
         self._sender = Sender(alias)
         self._store = Store(self._sender, prefix=prefix, expiry=expiry, sweeping=sweeping)
         self._groups_pg_channel = groups_pg_channel(prefix)
@@ -128,9 +132,11 @@ class Branch:
     async def close(self) -> None:
         """End tasks and connections."""
         await self.listening.close()
-        if self._background:
-            await asyncio.wait(self._background)
+        await self._settle()
         await self._sender.close()
+        if self._owed:  # for what the sender was just running
+            await self._settle()
+            await self._sender.close()
 
     async def _post(self, pg_channel: str, kind: Kind, target: str, body: str) -> None:
         envelope = Envelope(
@@ -153,27 +159,34 @@ class Branch:
             await self._post(self._groups_pg_channel, Kind.WAKE, name, "")
 
     async def _claim(self, name: str) -> str | None:
-        claiming = asyncio.create_task(self._store.claim(name))
         try:
-            claim = await asyncio.shield(claiming)
+            claim = await self._store.claim(name, unwanted=partial(self._owe, name))
         except psycopg.OperationalError:
             return None  # a worker outlives the server; that it is gone, the listener has said
-        except asyncio.CancelledError:
-            returning = asyncio.create_task(self._return(name, claiming))
-            self._background.add(returning)
-            returning.add_done_callback(self._background.discard)
-            raise
         return None if claim is None else claim.body.decode("ascii")
 
-    async def _return(self, name: str, claiming: asyncio.Task[Claim | None]) -> None:
+    def _owe(self, name: str, claim: Claim) -> None:
         """A cancelled receive() must not lose the message that it was just claiming."""
-        try:
-            claim = await claiming
-            if claim is not None:
-                await self._store.give_back(claim)
+        self._owed[claim.row] = (name, claim)
+        if self._returning is None or self._returning.done():
+            self._returning = asyncio.get_running_loop().create_task(self._give_back())
+
+    async def _settle(self) -> None:
+        """Give back what is owed; the task may have been cancelled, as all are when a loop ends."""
+        if self._returning is not None:
+            await asyncio.wait({self._returning})
+        await self._give_back()
+
+    async def _give_back(self) -> None:
+        while self._owed:
+            row, (name, claim) = next(iter(self._owed.items()))
+            try:
+                await self._store.give_back(claim, then=partial(self._owed.pop, row, None))
+            except Exception as error:
+                self._losses.drop(1, f"a claimed message could not be given back: {error!r}")
+                self._owed.pop(row, None)
+            else:
                 await self._announce(name)
-        except Exception as error:
-            self._losses.drop(1, f"a claimed message could not be given back: {error!r}")
 
     def _handle(self, pg_channel: str, payload: str) -> Awaitable[None] | None:
         envelope = opened(payload)

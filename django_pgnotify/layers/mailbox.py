@@ -14,45 +14,9 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
-Waiter = asyncio.Future[None]
-"""Done when a reader should look again. It belongs to the reader's event loop."""
-
-
-@dataclass(kw_only=True)
-class Inbox:
-    """What is kept of one name."""
-
-    used_at: float
-    """Seconds of the clock when somebody last read the name or joined it to a group."""
-    letters: deque[tuple[float, str]] = field(default_factory=deque)
-    """(time when it expires, encoded message), oldest first."""
-    groups: set[str] = field(default_factory=set)
-    """Groups that the name is a member of."""
-    waiters: list[Waiter] = field(default_factory=list)
-    """Of receive() calls that wait now."""
-
-    def drop_expired(self, now: float) -> None:
-        while self.letters and self.letters[0][0] <= now:
-            self.letters.popleft()
-
-    def woken(self, now: float) -> list[Waiter]:
-        """Take the waiters, which are about to read."""
-        if self.waiters:
-            self.used_at = now
-        waiters, self.waiters = self.waiters, []
-        return waiters
-
-    @property
-    def is_read(self) -> bool:
-        return any(not waiter.get_loop().is_closed() for waiter in self.waiters)
-
-    @property
-    def is_needed(self) -> bool:
-        return bool(self.letters or self.groups or self.waiters)
+from .inbox import Inbox, Waiter
 
 
 class Mailbox:
@@ -120,7 +84,8 @@ class Mailbox:
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Waiter]:
-        """Wait for `name`: what comes makes the waiter done, at once if something is there."""
+        """Wait for `name`: what comes makes the waiter done, at once if something is there. A
+        reader that leaves by an exception hands its wake-up on."""
         waiter: Waiter = asyncio.get_running_loop().create_future()
         with self._lock:
             inbox = self._inbox(name, self._clock())
@@ -128,17 +93,21 @@ class Mailbox:
                 waiter.set_result(None)
             else:
                 inbox.waiters.append(waiter)
+        is_done = False
         try:
             yield waiter
+            is_done = True
         finally:
             with self._lock:
-                self._done_reading(name, waiter)
+                was_woken = self._end_reading(name, waiter)
+            if was_woken and not is_done:
+                self.wake(name)
 
     def wake(self, name: str) -> None:
-        """Make the readers of `name` look again."""
+        """Make one reader of `name` look again."""
         with self._lock:
             inbox = self._inboxes.get(name)
-            woken = [] if inbox is None else inbox.woken(self._clock())
+            woken = [] if inbox is None else inbox.next_woken(self._clock())
         _wake(woken)
 
     def join(self, group: str, name: str) -> None:
@@ -183,13 +152,17 @@ class Mailbox:
             self._inboxes[name] = Inbox(used_at=now)
         return self._inboxes[name]
 
-    def _done_reading(self, name: str, waiter: Waiter) -> None:
+    def _end_reading(self, name: str, waiter: Waiter) -> bool:
+        """Take the waiter away; say whether it was woken."""
         inbox = self._inboxes.get(name)
-        if inbox is not None:
-            inbox.used_at = self._clock()
-            if waiter in inbox.waiters:
-                inbox.waiters.remove(waiter)
-            self._tidy(name)
+        if inbox is None:
+            return True
+        inbox.used_at = self._clock()
+        was_woken = waiter not in inbox.waiters
+        if not was_woken:
+            inbox.waiters.remove(waiter)
+        self._tidy(name)
+        return was_woken
 
     def _leave(self, group: str, name: str) -> None:
         members = self._groups.get(group, {})

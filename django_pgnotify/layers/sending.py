@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections import deque
+from collections.abc import Callable
 from typing import Any, LiteralString
 
 import psycopg
@@ -41,17 +42,30 @@ class Sender:
     async def notify(self, pg_channel: str, payload: str) -> None:
         """Send one notification, in order; those that wait together go as one statement. Fails
         as execute() does."""
-        await self._in_turn(NOTIFY, (pg_channel, payload))
+        await self.execute(NOTIFY, (pg_channel, payload))
 
     async def execute(
-        self, query: LiteralString, parameters: Parameters = (), *, binary: bool = False
+        self,
+        query: LiteralString,
+        parameters: Parameters = (),
+        *,
+        binary: bool = False,
+        unwanted: Callable[[Rows], object] | None = None,
     ) -> Rows:
         """Run one statement and return its rows; OperationalError when the server is gone.
 
-        A cancelled caller leaves the statement running to its end. `binary` is for large
-        values of bytea, which as text are twice as long, and are decoded twice.
+        A cancelled caller leaves the statement running to its end, and `unwanted` gets the rows.
+        `binary` is for large values of bytea, which as text are twice as long, and are decoded
+        twice.
         """
-        return await self._in_turn(query, parameters, binary)
+        done: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        self._enqueue(Statement(query, parameters, done, binary, unwanted))
+        try:
+            return await done
+        except asyncio.CancelledError:
+            if unwanted is not None and _has_rows(done):
+                unwanted(done.result())  # they came in the same turn of the event loop
+            raise
 
     def give_up(self, reason: str = "the connection was given up") -> None:
         """Leave the connection, which does not answer; the next statement opens a new one."""
@@ -73,16 +87,11 @@ class Sender:
         for burial in list(self._burials):
             await _ended(burial)
 
-    def _in_turn(
-        self, query: LiteralString, parameters: Parameters, binary: bool = False
-    ) -> asyncio.Future[Rows]:
-        loop = asyncio.get_running_loop()
-        statement = Statement(query, parameters, loop.create_future(), binary)
+    def _enqueue(self, statement: Statement) -> None:
         self._waiting.append(statement)
         if self._worker is None or self._worker.done():
             self._turn = turn = object()
-            self._worker = loop.create_task(self._work(turn))
-        return statement.done
+            self._worker = asyncio.get_running_loop().create_task(self._work(turn))
 
     async def _work(self, turn: object) -> None:
         """Run what waits; it ends when nothing does, so that no loop closes upon it."""
@@ -125,6 +134,10 @@ class Sender:
         fail(statements, psycopg.OperationalError(reason))
 
 
+def _has_rows(done: asyncio.Future[Rows]) -> bool:
+    return done.done() and not done.cancelled() and done.exception() is None
+
+
 def _is_lost(connection: psycopg.AsyncConnection[Any]) -> bool:
     # A server says nothing while nobody asks, except that it ends. To find out by failing
     # would lose a message, or send it twice when tried again.
@@ -140,9 +153,13 @@ def _has_something_to_read(descriptor: int) -> bool:
 
 
 async def _fetched(connection: psycopg.AsyncConnection[Any], statement: Statement) -> Rows:
-    cursor = await connection.execute(
-        statement.query, statement.parameters, binary=statement.binary
-    )
+    cursor = connection.cursor()
+    try:
+        await cursor.execute(statement.query, statement.parameters, binary=statement.binary)
+    except asyncio.CancelledError:
+        if cursor.pgresult is None:
+            raise
+        # The server was faster than the cancellation; a claim has rows that nobody else has.
     return await cursor.fetchall() if cursor.description else []
 
 

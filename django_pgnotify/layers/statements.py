@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -33,6 +33,8 @@ class Statement:
     done: asyncio.Future[Rows]
     binary: bool = False
     """Ask for the rows in PostgreSQL's binary form."""
+    unwanted: Callable[[Rows], object] | None = None
+    """Gets the rows where nobody waits any more."""
 
     @property
     def is_notification(self) -> bool:
@@ -68,6 +70,8 @@ def succeed(batch: Iterable[Statement], rows: Rows) -> None:
     for statement in batch:
         if not statement.done.done():
             statement.done.set_result(rows)
+        elif statement.unwanted is not None:
+            statement.unwanted(rows)
 
 
 def fail(batch: Iterable[Statement], error: Exception) -> None:

@@ -9,7 +9,7 @@ whoever deletes it has it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ import psycopg
 
 from ..exceptions import LedgerMissing
 from .sending import Sender
-from .statements import Parameters
+from .statements import Parameters, Rows
 
 # One round trip. A transaction that writes and notifies holds a cluster-wide lock while its WAL is
 # flushed; this one writes to an unlogged table only, hence has no WAL to wait for.
@@ -54,9 +54,10 @@ CLAIM: LiteralString = """
     )
     RETURNING id, channel, body, expires_at
 """
+# Tried again where the first try may have worked.
 GIVE_BACK: LiteralString = """
     INSERT INTO django_pgnotify_message (id, channel, body, expires_at)
-    OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s)
+    OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s) ON CONFLICT (id) DO NOTHING
 """
 # A name holds no colon, a prefix may.
 FLUSH: LiteralString = """
@@ -136,19 +137,24 @@ class Store:
         }
         return bool(await self._insert(ENQUEUE, values))
 
-    async def claim(self, name: str) -> Claim | None:
-        """Take the oldest message that waits for `name`; nobody else gets it."""
-        with _table_expected():
-            rows = await self._sender.execute(CLAIM, (self._stored_name(name),))
-        if not rows:
-            return None
-        row, stored_name, body, expires_at = rows[0]
-        return Claim(row=row, name=stored_name, body=body, expires_at=expires_at)
+    async def claim(self, name: str, *, unwanted: Callable[[Claim], None]) -> Claim | None:
+        """Take the oldest message that waits for `name`; nobody else gets it. Where the caller
+        is cancelled meanwhile, `unwanted` gets it."""
 
-    async def give_back(self, claim: Claim) -> None:
-        """Undo a claim; the message has its old place in the order again."""
+        def leave(rows: Rows) -> None:
+            if (claim := _claimed(rows)) is not None:
+                unwanted(claim)
+
+        with _table_expected():
+            parameters = (self._stored_name(name),)
+            return _claimed(await self._sender.execute(CLAIM, parameters, unwanted=leave))
+
+    async def give_back(self, claim: Claim, *, then: Callable[[], object]) -> None:
+        """Undo a claim; the message has its old place in the order again. `then` is called when
+        it is done, even if the caller is cancelled meanwhile."""
         values = (claim.row, claim.name, claim.body, claim.expires_at)
-        await self._sender.execute(GIVE_BACK, values)
+        await self._sender.execute(GIVE_BACK, values, unwanted=lambda rows: then())
+        then()
 
     async def flush(self) -> None:
         """Delete what waits for any name of this prefix."""
@@ -164,6 +170,13 @@ class Store:
 
     def _stored_name(self, name: str) -> str:
         return f"{self._prefix}:{name}"
+
+
+def _claimed(rows: Rows) -> Claim | None:
+    if not rows:
+        return None
+    row, stored_name, body, expires_at = rows[0]
+    return Claim(row=row, name=stored_name, body=body, expires_at=expires_at)
 
 
 @contextmanager

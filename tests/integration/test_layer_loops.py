@@ -15,6 +15,7 @@ from channels.exceptions import ChannelFull
 from django.db import connection
 
 from django_pgnotify.layers import PostgresChannelLayer
+from django_pgnotify.layers.storing import Claim, Store
 from tests.layer_kit import drained, numbered, received, wait_for_connections
 
 EAGER = getattr(asyncio, "eager_task_factory", None)
@@ -351,3 +352,51 @@ def is_foreign(layer: PostgresChannelLayer, name: str) -> bool:
     except ValueError:
         return layer._process not in name
     return False
+
+
+def test_a_loop_that_ends_while_it_claims_loses_no_message(layer: PostgresChannelLayer) -> None:
+    async def claim(turns: int) -> asyncio.Task[dict[str, Any]]:
+        await layer.send("plain", numbered(turns))
+        receiving = asyncio.create_task(layer.receive("plain"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return receiving
+
+    tasks = [asyncio.run(claim(turns)) for turns in range(60)]
+    taken = [task.result()["n"] for task in tasks if not task.cancelled()]
+    left = async_to_sync(drained)(layer, "plain")
+    assert sorted(taken + left) == list(range(60))
+    assert taken
+    assert left
+    assert layer.dropped == 0
+
+
+def count_claims(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    claims = []
+    claim = Store.claim
+
+    async def counted(store: Store, name: str, **kwargs: Any) -> Claim | None:
+        claims.append(name)
+        return await claim(store, name, **kwargs)
+
+    monkeypatch.setattr(Store, "claim", counted)
+    return claims
+
+
+def test_a_message_wakes_one_reader_of_many(
+    layer: PostgresChannelLayer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = count_claims(monkeypatch)
+
+    async def use() -> None:
+        readers = [asyncio.create_task(received(layer, "plain")) for _ in range(20)]
+        await layer.new_channel()
+        while len(claims) < 20:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for n in range(20):
+            await PostgresChannelLayer(prefix=prefix).send("plain", numbered(n))
+        assert sorted([(await reader)["n"] for reader in readers]) == list(range(20))
+
+    asyncio.run(use())
+    # Each looks at the start, is woken, and wakes another one, which may find nothing.
+    assert len(claims) <= 3 * 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Callable
 
@@ -117,6 +118,27 @@ def test_a_reader_of_a_loop_that_is_closed_counts_no_more() -> None:
     clock.now = 300
     box.put("other", "text")
     assert not box.has_group("room")
+
+
+async def test_one_reader_is_woken_and_hands_its_turn_on_if_it_is_cancelled() -> None:
+    box = mailbox()
+    with contextlib.ExitStack() as first, box.reading("a") as before:
+        waiter = first.enter_context(box.reading("a"))
+        with box.reading("a") as last:
+            box.wake("a")
+            box.wake("a")
+            assert [one.done() for one in (before, waiter, last)] == [True, True, False]
+            with contextlib.suppress(asyncio.CancelledError), first:
+                raise asyncio.CancelledError
+            assert last.done()
+
+
+async def test_a_cancelled_reader_that_was_not_woken_wakes_nobody() -> None:
+    box = mailbox()
+    with box.reading("a") as other:
+        with contextlib.suppress(asyncio.CancelledError), box.reading("a"):
+            raise asyncio.CancelledError
+        assert not other.done()
 
 
 async def test_a_message_wakes_readers_of_other_loops_too() -> None:
