@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Field, QuerySet
 from django.http import HttpRequest
 
 from .models import ParkedEvent
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 else:
     ParkedEventModelAdmin = admin.ModelAdmin
 
+RETRY_HELP = "The running pglisten calls the handler again, within seconds."
+
 
 @admin.register(ParkedEvent)
 class ParkedEventAdmin(ParkedEventModelAdmin):
@@ -22,12 +24,26 @@ class ParkedEventAdmin(ParkedEventModelAdmin):
 
     list_display = ("id", "handler", "parked_at", "attempts", "retry")
     list_filter = ("handler", "retry")
-    readonly_fields = ("handler", "event", "traceback", "attempts", "retry", "parked_at")
+    readonly_fields = ("handler", "event", "traceback", "attempts", "parked_at")
     actions = ("retry_events",)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Only handlers park events."""
         return False
+
+    def formfield_for_dbfield(
+        self, db_field: Field[Any, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Say what ticking the only box does."""
+        if db_field.name == "retry":
+            kwargs["help_text"] = RETRY_HELP
+        return super().formfield_for_dbfield(db_field, *args, **kwargs)
+
+    def save_model(
+        self, request: HttpRequest, obj: ParkedEvent, form: Any, change: bool
+    ) -> None:
+        """Store the box alone. pglisten may have handled and deleted the event meanwhile."""
+        ParkedEvent.objects.filter(pk=obj.pk).update(retry=obj.retry)
 
     @admin.action(description="Retry selected parked events", permissions=["change"])
     def retry_events(self, request: HttpRequest, queryset: QuerySet[ParkedEvent]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -68,6 +69,7 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
                 f"on_event: another function is called {name}. Give this one a name of its own: "
                 "its progress is kept by it."
             )
+        _check_takes_an_event(name, function)
         _registered[name] = Handler(name=name, topic=topic, function=function, start=start)
         return function
 
@@ -82,6 +84,17 @@ def _dotted_name(function: Callable[..., object]) -> str:
             "Decorate a function."
         )
     return f"{module}.{name}"
+
+
+def _check_takes_an_event(name: str, function: Callable[..., object]) -> None:
+    with suppress(ValueError):  # some written in C have no signature
+        signature = inspect.signature(function)
+        try:
+            signature.bind(None)
+        except TypeError:
+            raise InvalidDeclaration(
+                f"on_event: {name}{signature} must take one argument, the event."
+            ) from None
 
 
 def _place(function: Callable[..., object]) -> object:

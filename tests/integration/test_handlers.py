@@ -453,7 +453,8 @@ def test_parked_event_is_retried_or_discarded_in_the_admin(
     handle_now()
     assert ParkedEvent.objects.get(pk=first.pk).attempts == 2
     works = True
-    assert admin_client.post(url, retry).status_code == 302
+    page = f"{url}{first.pk}/change/"
+    assert admin_client.post(page, {"retry": "on", "event": "{}"}).status_code == 302
     discard = {"action": "delete_selected", "_selected_action": [second.pk], "post": "yes"}
     assert admin_client.post(url, discard).status_code == 302
     handle_now()
@@ -496,6 +497,7 @@ def test_who_may_only_look_at_parked_events_can_not_have_them_retried(
     assert client.get(url).status_code == 200
     parked = ParkedEvent.objects.get()
     client.post(url, {"action": "retry_events", "_selected_action": [parked.pk]})
+    assert client.post(f"{url}{parked.pk}/change/", {"retry": "on"}).status_code == 403
     assert ParkedEvent.objects.get().retry is False
 
 
@@ -513,3 +515,13 @@ def test_wrong_start_and_a_name_taken_twice_are_refused() -> None:
         on_event("v")(lambda event: 2)
     with pytest.raises(InvalidDeclaration, match="has no name"):
         on_event("w")(partial(handle))
+
+
+def test_a_handler_that_can_not_take_an_event_is_refused() -> None:
+    def two(event: Event, extra: int) -> None: ...
+
+    def none() -> None: ...
+
+    for function in (two, none):
+        with pytest.raises(InvalidDeclaration, match="must take one argument, the event"):
+            on_event("t")(function)  # type: ignore[type-var]

@@ -6,6 +6,7 @@ import gc
 import io
 import re
 import signal
+import socket
 from typing import Any
 from urllib.request import urlopen
 
@@ -78,6 +79,15 @@ def test_metrics_are_served(start_pglisten: StartPglisten) -> None:
         text = answer.read().decode()
     assert "pgnotify_leader 1\n" in text
     assert "pgnotify_lag_seconds 0.0\n" in text
+
+
+def test_a_port_that_can_not_be_had_is_said_in_a_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandError, match=f"^--metrics-port {port} can't be opened"):
+            call_command("pglisten", metrics_port=port)
+    with pytest.raises(CommandError, match="65536 is no port"):
+        call_command("pglisten", "--metrics-port", "65536")
 
 
 def test_check_beside_a_running_relay_names_each_probe(start_pglisten: StartPglisten) -> None:

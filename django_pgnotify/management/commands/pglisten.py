@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -30,6 +30,7 @@ Exit codes:
   3  --once beside a running pglisten, which relays everything already
 """
 ANOTHER_LEADS = 3
+MAX_PORT = 65_535
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
 """Log level by --verbosity; beyond 1 it is DEBUG."""
 
@@ -65,7 +66,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--metrics-port",
-            type=int,
+            type=port_number,
             metavar="N",
             help="Serve Prometheus metrics on this port, on all interfaces.",
         )
@@ -136,7 +137,7 @@ class Command(BaseCommand):
             metrics = Metrics()
             async with AsyncExitStack() as stack:
                 if metrics_port is not None:
-                    await stack.enter_async_context(serving(metrics, metrics_port))
+                    await stack.enter_async_context(serving_at(metrics_port, metrics))
                 await Service(database, metrics, handlers).run()
 
         # Not async_to_sync: its loop runs in another thread, which no signal reaches.
@@ -160,6 +161,28 @@ class Command(BaseCommand):
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
+
+
+def port_number(text: str) -> int:
+    """The number of a port in an argument."""
+    number = int(text)
+    if not 0 <= number <= MAX_PORT:
+        raise ArgumentTypeError(f"{number} is no port: choose one of 1 to {MAX_PORT}.")
+    return number
+
+
+@asynccontextmanager
+async def serving_at(port: int, metrics: Metrics) -> AsyncIterator[None]:
+    """Serve the metrics while the block runs; CommandError if the port can't be had."""
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(serving(metrics, port))
+        except OSError as error:
+            raise CommandError(
+                f"--metrics-port {port} can't be opened ({error}). Choose another one, or stop"
+                " what listens there."
+            ) from error
+        yield
 
 
 @contextmanager
