@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -87,14 +86,16 @@ def _dotted_name(function: Callable[..., object]) -> str:
 
 
 def _check_takes_an_event(name: str, function: Callable[..., object]) -> None:
-    with suppress(ValueError):  # some written in C have no signature
+    try:
         signature = inspect.signature(function)
-        try:
-            signature.bind(None)
-        except TypeError:
-            raise InvalidDeclaration(
-                f"on_event: {name}{signature} must take one argument, the event."
-            ) from None
+    except ValueError:
+        return  # some written in C have none
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise InvalidDeclaration(
+            f"on_event: {name}{signature} must take one argument, the event."
+        ) from None
 
 
 def _place(function: Callable[..., object]) -> object:
