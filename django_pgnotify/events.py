@@ -94,7 +94,7 @@ class Event:
         What no field explains, the data of messages above all, is given as it is; {} if there
         is no data.
         """
-        from .values import to_python
+        from .python_values import to_python
 
         if not isinstance(self.data, dict):
             return {} if self.data is None else self.data
@@ -103,7 +103,7 @@ class Event:
 
     def get_object(self) -> Model | None:
         """Read the row as it is now; None if it is gone or there is no model."""
-        from .values import pk_to_python
+        from .python_values import pk_to_python
 
         model = self.get_model()
         if model is None or self.pk is None:
@@ -113,7 +113,7 @@ class Event:
 
     async def aget_object(self) -> Model | None:
         """See get_object()."""
-        from .values import pk_to_python
+        from .python_values import pk_to_python
 
         model = self.get_model()
         if model is None or self.pk is None:

@@ -1,4 +1,4 @@
-"""Values: the one rule by which Python values become JSON, and JSON becomes Python values.
+"""Values: the one rule by which Python values become JSON. ``python_values.py`` is the way back.
 
 The SQL functions ``pgnotify_json`` follow the same rule; a test runs both over all fields.
 """
@@ -16,8 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
-from django.conf import settings
-from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.utils import timezone
 from django.utils.duration import duration_iso_string
@@ -99,7 +98,7 @@ def _named_json(field: AnyField, value: Any, path: str) -> Json:
 def field_json(field: AnyField, value: Any) -> Json:
     """The JSON of a model field's value: what PostgreSQL's ``pgnotify_json(column)`` gives once
     it is saved. Raises InvalidEvent, or the field's own error, for what could not be saved."""
-    field = _column(field)
+    field = column(field)
     if value is None:
         return None
     if isinstance(field, models.CompositePrimaryKey):
@@ -118,7 +117,7 @@ def field_json(field: AnyField, value: Any) -> Json:
 def prepared(field: AnyField, value: Any) -> Any:
     """The value of the type that the column stores, whatever the instance held: text for a
     number, a naive datetime, an unrounded Decimal."""
-    field = _column(field)
+    field = column(field)
     if isinstance(field, models.DateTimeField) and isinstance(value, datetime):
         if timezone.is_naive(value):
             value = timezone.make_aware(value, timezone.get_default_timezone())
@@ -137,65 +136,8 @@ def pk_json(instance: Model) -> Json:
     return field_json(instance._meta.pk, instance.pk)
 
 
-def find_field(model: type[Model] | None, name: str) -> AnyField:
-    """The model's own field of that name or attname; None if there is no such field."""
-    try:
-        field = model._meta.get_field(name) if model else None
-    except FieldDoesNotExist:
-        return None
-    return field if isinstance(field, models.Field) else None
-
-
-def to_python(model: type[Model] | None, name: str, value: Json) -> Any:
-    """The Python value of a JSON value by the model's field (name or attname); a value of no
-    field, or one that the field no longer understands, is given back as it is."""
-    field = find_field(model, name)
-    return value if field is None else _from_json(field, value)
-
-
-def pk_to_python(model: type[Model], pk: Json) -> Any:
-    """The Python value of a JSON key; a composite key's list becomes a tuple."""
-    return _from_json(model._meta.pk, pk)
-
-
-def _from_json(field: AnyField, value: Json) -> Any:
-    field = _column(field)
-    if value is None or isinstance(field, models.JSONField | models.FileField):
-        return value
-    try:
-        if isinstance(field, models.CompositePrimaryKey):
-            return tuple(
-                _from_json(part, v) for part, v in zip(field.fields, value, strict=True)
-            )
-        if isinstance(field, models.ManyToManyField):
-            return [_from_json(field.related_model._meta.pk, item) for item in value]
-        if hasattr(field, "range_type"):
-            return _range_from_json(field, value)
-        if hasattr(field, "base_field"):
-            return [_from_json(field.base_field, item) for item in value]
-        return _scalar_from_json(field, value)
-    except (ValidationError, ValueError, TypeError, KeyError):
-        return value
-
-
-def _scalar_from_json(field: AnyField, value: Json) -> Any:
-    value = field.to_python(value)
-    if isinstance(value, memoryview):
-        return bytes(value)
-    if isinstance(value, datetime) and timezone.is_aware(value):
-        return value if settings.USE_TZ else timezone.make_naive(value)
-    return value
-
-
-def _range_from_json(field: AnyField, value: Json) -> Any:
-    if value == "empty":
-        return field.range_type(empty=True)
-    lower, upper = (_from_json(field.base_field, value[key]) for key in ("lower", "upper"))
-    return field.range_type(lower, upper, value["bounds"])
-
-
-def _column(field: AnyField) -> AnyField:
-    """The field that says how the value is stored: a foreign key stores its target's."""
+def column(field: AnyField) -> AnyField:
+    """The field that says how a value is stored: a foreign key stores its target's."""
     while True:
         if isinstance(field, models.ForeignKey):
             field = field.target_field
@@ -203,6 +145,15 @@ def _column(field: AnyField) -> AnyField:
             field = field.output_field
         else:
             return field
+
+
+def find_field(model: type[Model] | None, name: str) -> AnyField:
+    """The model's own field of that name or attname; None if there is no such field."""
+    try:
+        field = model._meta.get_field(name) if model else None
+    except FieldDoesNotExist:
+        return None
+    return field if isinstance(field, models.Field) else None
 
 
 def _untouched(field: models.JSONField[Any, Any], value: Any) -> Json:

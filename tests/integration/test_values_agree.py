@@ -20,7 +20,8 @@ from django.db.backends.postgresql.psycopg_any import (
     NumericRange,
 )
 
-from django_pgnotify.values import field_json, pk_json, pk_to_python, to_python
+from django_pgnotify.python_values import pk_to_python, to_python
+from django_pgnotify.values import field_json, pk_json
 from tests.tables import make
 
 pytestmark = pytest.mark.django_db

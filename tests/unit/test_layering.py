@@ -22,6 +22,7 @@ LEAVES = {
     "ending",
     "jsontext",
     "values",
+    "python_values",
     "metrics",
     "handlers",
 }
