@@ -19,7 +19,9 @@ from .groups import RESERVED_PREFIX, check_group
 from .publish import declaration as declared
 from .publish.trigger import NotifyTrigger
 
-NAME_BYTES = 50  # the longest suffix, "_truncate", and "pgnotify_" fit into PostgreSQL's 63
+NAME_BYTES = (
+    50  # of a trigger "_truncate" follows, of a function it stands in "pgnotify_..._ins": 63
+)
 IN_MEMORY = "channels.layers.InMemoryChannelLayer"
 OUR_LAYER = '{"BACKEND": "django_pgnotify.layers.PostgresChannelLayer"}'
 

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from .trigger import NotifyTrigger
 
 FUNCTION_PREFIX = "pgnotify_"
+FUNCTION_SUFFIXES = {
+    "insert": "_ins",
+    "update": "_upd",
+    "delete": "_del",
+    "truncate": "_tru",
+}
+"""By operation. With prefix and a name of 50 bytes that makes 63, the most an identifier has."""
+SUFFIX_LENGTH = 4
 
 
 class TableLiteral(Table):
@@ -64,12 +72,11 @@ class Compiler:
         self.schema = schema_for_ledger(schema_editor.connection)
         self.ledger = self.quote(self.schema)
 
-    @cached_property
-    def function(self) -> str:
-        """The function's name. Qualified: of two tenants each has its own, wherever the
-        search_path begins, and dropping one takes nothing from the other."""
-        name = self.quote(FUNCTION_PREFIX + self.trigger.topic)
-        return f"{self.quote(self.relation.schema)}.{name}"
+    def function(self, operation: str) -> str:
+        """The name of an operation's function. Qualified: of two tenants each has its own,
+        wherever the search_path begins, and dropping one takes nothing from the other."""
+        name = f"{FUNCTION_PREFIX}{self.trigger.topic}{FUNCTION_SUFFIXES[operation]}"
+        return f"{self.quote(self.relation.schema)}.{self.quote(name)}"
 
     @cached_property
     def relation(self) -> Relation:
@@ -93,10 +100,14 @@ class Compiler:
             on=trigger.on,
         )
 
-    def function_sql(self) -> str:
-        """CREATE FUNCTION with everything that it needs."""
+    def functions_sql(self) -> str:
+        """CREATE FUNCTION for each operation, with everything that it needs."""
+        return "".join(self._function(operation) for operation in self.operations)
+
+    def _function(self, operation: str) -> str:
         return TriggerFunction(
-            name=self.function,
+            name=self.function(operation),
+            operation=operation,
             schema=self.schema,
             is_registered=self.is_registered,
             ledger=self.ledger,
@@ -115,38 +126,34 @@ class Compiler:
         on = set(self.trigger.on)
         if self.queries.rows_move and on & {"insert", "delete"}:
             on.add("update")
-        return [
-            operation
-            for operation in ("insert", "update", "delete", "truncate")
-            if operation in on
-        ]
+        return [operation for operation in FUNCTION_SUFFIXES if operation in on]
 
     @cached_property
     def version(self) -> str:
         """Short hash of all that is installed: a different one is outdated."""
-        text = self.function_sql() + self.triggers_sql()
+        text = self.functions_sql() + self.triggers_sql()
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def create(self) -> Statement:
         """See create_statement()."""
         return self._statement(
-            self.triggers_sql() + self._register(), function=self.function_sql()
+            self.triggers_sql() + self._register(), functions=self.functions_sql()
         )
 
     def remove(self) -> Statement:
         """See remove_statement()."""
         drops = "".join(
             f"DROP TRIGGER IF EXISTS {self._name(operation)} ON %(table)s;\n"
-            for operation in ("insert", "update", "delete", "truncate")
+            for operation in FUNCTION_SUFFIXES
         )
-        return self._statement(drops + self._unregister(), function="")
+        return self._statement(drops + self._unregister(), functions="")
 
-    def _statement(self, template: str, *, function: str) -> Statement:
+    def _statement(self, template: str, *, functions: str) -> Statement:
         table = self.model._meta.db_table
         escaped = template.replace("%", "%%").replace("%%(table", "%(table")
         return Statement(
-            "%(function)s" + escaped,
-            function=function,
+            "%(functions)s" + escaped,
+            functions=functions,
             table=Table(table, self.quote),
             table_literal=TableLiteral(table, self.quote),
         )
@@ -180,7 +187,7 @@ class Compiler:
         each = "FOR EACH ROW" if by_row else f"{rows}FOR EACH STATEMENT"
         return (
             f"CREATE OR REPLACE TRIGGER {self._name(operation)} AFTER {operation.upper()} ON %(table)s\n"
-            f"    {each} EXECUTE FUNCTION {self.function}();\n"
+            f"    {each} EXECUTE FUNCTION {self.function(operation)}();\n"
         )
 
     @property
@@ -216,7 +223,10 @@ END $pgnotify$;
 """
 
     def _unregister(self) -> str:
-        return f"""DROP FUNCTION IF EXISTS {self.function}();
+        functions = ", ".join(
+            f"{self.function(operation)}()" for operation in FUNCTION_SUFFIXES
+        )
+        return f"""DROP FUNCTION IF EXISTS {functions};
 DO $pgnotify$
 BEGIN
     IF to_regclass({literal(self.ledger + ".django_pgnotify_trigger")}) IS NOT NULL THEN

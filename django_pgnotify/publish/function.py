@@ -1,4 +1,7 @@
-"""Install: the text of a trigger function.
+"""Install: the text of a trigger function, of which each operation has one.
+
+A session keeps in memory what it has run of a function, for each trigger anew: with all operations
+in one it would keep three times what it needs.
 
 The function must never fail the statement that fired it. So it works in a block with an
 exception handler, and what the block can't say (a column renamed between two migrations, values
@@ -29,7 +32,7 @@ WATCH_EVERY = 256
 
 @dataclass(frozen=True, kw_only=True)
 class TriggerFunction(Gathering):
-    """One declaration's function."""
+    """The function of a declaration for one operation."""
 
     name: str
     """Qualified and quoted."""
@@ -77,44 +80,37 @@ END """
         """Deal with the usual statement, which changes one row of the declared table, by a single
         query. Whatever is unusual about it, an error included, is left to the rest: there a
         session also pays for each variable and expression that it comes by."""
-        if not self.is_registered:
+        if not self.is_registered or self.operation == "truncate":
             return "_pgn_slow := true;"
-        look = self._row if self.relation.by_row else self._single
-        looks = "".join(
-            f"""
-        ELSIF TG_OP = '{operation.upper()}' THEN
-            {look(operation)}"""
-            for operation in self.operations
-            if operation != "truncate"
-        )
+        look = self._row() if self.relation.by_row else self._single()
         return f"""BEGIN
         IF pg_trigger_depth() > 1 OR current_setting('django_pgnotify.nested', true) <> ''
             OR {self._is_strange()}
         THEN
-            _pgn_slow := true;{looks}
-        ELSE
             _pgn_slow := true;
+        ELSE
+            {look}
         END IF;
     EXCEPTION WHEN OTHERS THEN
         _pgn_slow := true;
     END;"""
 
-    def _single(self, operation: str) -> str:
-        rows = OLD_ROWS if operation == "delete" else NEW_ROWS
+    def _single(self) -> str:
+        rows = OLD_ROWS if self.operation == "delete" else NEW_ROWS
         columns = replace(self.queries.columns, schema=literal(self.relation.schema))
         queries = replace(self.queries, columns=columns, text=formatted)
         unless = f"EXISTS (SELECT FROM {rows} OFFSET 1) OR {self._full()}"
-        query = queries.single(operation, OLD_ROWS, NEW_ROWS, unless=unless)
+        query = queries.single(self.operation, OLD_ROWS, NEW_ROWS, unless=unless)
         # LIMIT, since plpgsql.extra_warnings would tell of a second row.
         return f"{query}\nLIMIT 1 INTO _pgn_slow, _pgn_changes;"
 
-    def _row(self, operation: str) -> str:
+    def _row(self) -> str:
         columns = replace(
             self.queries.columns, schema=literal(self.relation.schema), old="OLD", new="NEW"
         )
         pieces = {field.name: getattr(self.queries, field.name) for field in fields(Pieces)}
         pieces |= {"columns": columns, "text": formatted}
-        return RowStatements(relation=self.relation, **pieces).of(operation)
+        return RowStatements(relation=self.relation, **pieces).of(self.operation)
 
     def _is_strange(self) -> str:
         """True of another table than the declared one, and, where no query says so by failing,

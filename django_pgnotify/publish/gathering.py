@@ -22,7 +22,9 @@ MISSING = "('42P01', '3F000')"  # undefined_table, invalid_schema_name
 
 @dataclass(frozen=True, kw_only=True)
 class Gathering:
-    """What one declaration's function is made of, and its part that gathers."""
+    """What a declaration's function for one operation is made of, and its part that gathers."""
+
+    operation: str
 
     ledger: str
     """The ledger's schema, quoted."""
@@ -40,10 +42,6 @@ class Gathering:
 
     def _gather_all(self) -> str:
         """A block that sets ``_pgn_changes`` to what is still to be inserted, NULL for nothing."""
-        branches = "\n        ELSIF ".join(
-            f"TG_OP = '{operation.upper()}' THEN{self._branch(operation)}"
-            for operation in self.operations
-        )
         return f"""DECLARE
             _pgn_schema text; -- of the declared table
             _pgn_nested boolean := false;
@@ -54,9 +52,7 @@ class Gathering:
         BEGIN
             BEGIN
                 {self._registered()}
-                {self._note_nesting()}
-                IF {branches}
-                END IF;
+                {self._note_nesting()}{self._events()}
             EXCEPTION WHEN OTHERS THEN
                 IF _pgn_schema IS NULL AND SQLSTATE IN {MISSING} THEN
                     RETURN NULL; -- the ledger is not installed yet, or any more
@@ -152,18 +148,18 @@ class Gathering:
                 CASE WHEN starts_with({setting}, {stamp}) THEN {setting} ELSE {stamp} END || {topic}, true);
         END IF;"""
 
-    def _branch(self, operation: str) -> str:
-        """Gather the events of an operation."""
-        if operation == "truncate":
+    def _events(self) -> str:
+        """Gather the operation's events."""
+        if self.operation == "truncate":
             return f"""
             _pgn_events := ARRAY[{self._whole()}];"""
         old, new = OLD_ROWS, NEW_ROWS
         if self.relation.by_row:
             old, new = self.relation.record("OLD"), self.relation.record("NEW")
-        if operation == "delete":
+        if self.operation == "delete":
             return self._gather(self.queries.delete(old))
         what = self._gather(self.queries.insert(new))
-        if operation == "update":
+        if self.operation == "update":
             what = self._gather_update(old, new)
         if "update" not in self.operations:
             return what
@@ -224,9 +220,7 @@ class Gathering:
         """One event for the whole statement: to the plain groups, and by template to the rest."""
         flag = ',"truncated":true' if truncated else ""
         pieces = [
-            literal('{"kind":"'),
-            "lower(TG_OP)",
-            literal(f'","pk":null{flag},"groups":'),
+            literal(f'{{"kind":"{self.operation}","pk":null{flag},"groups":'),
             self.queries.static_groups_json(),
             *self._templates(),
             literal("}"),

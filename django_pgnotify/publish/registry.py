@@ -10,7 +10,7 @@ from django.db import router
 
 from ..exceptions import PgnotifyError
 from ..ledger.install import literal, schema_of_ledger
-from .compiler import Compiler
+from .compiler import SUFFIX_LENGTH, Compiler
 from .trigger import NotifyTrigger
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str, str], Ins
             f" FROM {registry} AS r"
             ' JOIN pg_class c ON c.oid = r.relation OR c.relname = r."table"'
             " JOIN pg_namespace s ON s.oid = c.relnamespace"
-            " JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgfoid = to_regprocedure(r.function)"
+            " JOIN pg_proc f ON f.oid = to_regprocedure(r.function)"  # of the first operation
+            " JOIN pg_trigger t ON t.tgrelid = c.oid"
+            " JOIN pg_proc p ON p.oid = t.tgfoid AND p.pronamespace = f.pronamespace"
+            f" AND left(p.proname, -{SUFFIX_LENGTH}) = left(f.proname, -{SUFFIX_LENGTH})"
             " GROUP BY 1, 2, 3, 4"
         )
         return {

@@ -311,8 +311,8 @@ def test_tenants_have_functions_and_groups_of_their_own() -> None:
     assert run(
         "SELECT schema, function FROM django_pgnotify_trigger WHERE name = 'things' ORDER BY 1"
     ) == [
-        ("tenant-2%", '"tenant-2%".pgnotify_things()'),
-        ("tenant1", "tenant1.pgnotify_things()"),
+        ("tenant-2%", '"tenant-2%".pgnotify_things_ins()'),
+        ("tenant1", "tenant1.pgnotify_things_ins()"),
     ]
     assert "django_pgnotify.E022" not in {m.id for m in check_databases(None, ["default"])}
 

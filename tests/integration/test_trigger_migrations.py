@@ -134,7 +134,7 @@ def test_a_new_model_with_a_trigger_is_created_and_reversed() -> None:
     [change] = history.told()
     assert change["data"]["text"] == "a"
     history.back()
-    assert run("SELECT FROM pg_proc WHERE proname = 'pgnotify_things'") == []
+    assert run("SELECT FROM pg_proc WHERE proname ~ '^pgnotify_things'") == []
     assert run("SELECT FROM django_pgnotify_trigger WHERE name = 'things'") == []
 
 
@@ -177,8 +177,8 @@ def test_each_argument_is_altered_and_reversed(arguments: dict[str, Any]) -> Non
 
 def definition() -> list[tuple[Any, ...]]:
     return run(
-        "SELECT prosrc, array_agg(tgname ORDER BY tgname) FROM pg_proc JOIN pg_trigger ON"
-        " tgfoid = pg_proc.oid WHERE proname = 'pgnotify_things' GROUP BY 1"
+        "SELECT proname, prosrc, tgname FROM pg_proc JOIN pg_trigger ON tgfoid = pg_proc.oid"
+        " WHERE proname ~ '^pgnotify_things' ORDER BY tgname"
     )
 
 
@@ -299,7 +299,18 @@ def test_a_trigger_is_renamed() -> None:
     ledger = Ledger()
     history.model.objects.create()
     assert [row["topic"] for row in ledger.rows()] == ["items"]
-    assert run("SELECT FROM pg_proc WHERE proname = 'pgnotify_things'") == []
+    assert run("SELECT FROM pg_proc WHERE proname ~ '^pgnotify_things'") == []
+
+
+def test_the_longest_name_fits_and_two_that_differ_at_its_end_do_not_meet() -> None:
+    history = History()
+    names = ["n" * 49 + end for end in "ab"]
+    declared = [trigger(name=name, on=["insert", "truncate"]) for name in names]
+    history.become(thing(*declared, text=TEXT))
+    ledger = Ledger()
+    history.model.objects.create()
+    run("TRUNCATE made_thing")
+    assert [row["topic"] for row in ledger.rows()] == names * 2
 
 
 def test_everything_in_one_migration_works() -> None:
@@ -346,13 +357,33 @@ def test_an_older_version_is_brought_up_to_date_without_migrations() -> None:
     apps = apps_of(Thing)
     run(
         "UPDATE django_pgnotify_trigger SET version = 'old' WHERE name = 'things';"
-        "CREATE OR REPLACE FUNCTION pgnotify_things() RETURNS trigger LANGUAGE plpgsql AS"
+        "CREATE OR REPLACE FUNCTION pgnotify_things_ins() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN RETURN NULL; END $$"
     )
     assert [item.problem for item in drift(connection, apps)] == ["outdated"]
     refresh(connection, apps)
     assert definition() == current
     assert drift(connection, apps) == []
+
+
+def test_one_function_for_all_operations_gives_way_to_one_for_each() -> None:
+    """As the first version installed them."""
+    Thing = make(constraints=[trigger()], text=TEXT)
+    current = definition()
+    attach = (
+        "CREATE OR REPLACE TRIGGER things_{0} AFTER {0} ON made_thing"
+        " EXECUTE FUNCTION pgnotify_things();"
+    )
+    run(
+        "ALTER FUNCTION pgnotify_things_ins() RENAME TO pgnotify_things;"
+        + "".join(map(attach.format, ("insert", "update", "delete")))
+        + "DROP FUNCTION pgnotify_things_upd(), pgnotify_things_del();"
+        "UPDATE django_pgnotify_trigger SET version = 'old', function = 'public.pgnotify_things()'"
+    )
+    assert [item.problem for item in drift(connection, apps_of(Thing))] == ["outdated"]
+    refresh(connection, apps_of(Thing))
+    assert definition() == current
+    assert drift(connection, apps_of(Thing)) == []
 
 
 def test_a_trigger_that_somebody_dropped_or_disabled_is_noticed() -> None:
@@ -379,7 +410,7 @@ def test_dropping_the_table_orphans_the_function_until_the_next_migrate() -> Non
     Thing = make(constraints=[trigger()], text=TEXT)
     run("DROP TABLE made_thing")
     refresh(connection, apps_of(Thing))
-    assert run("SELECT FROM pg_proc WHERE proname = 'pgnotify_things'") == []
+    assert run("SELECT FROM pg_proc WHERE proname ~ '^pgnotify_things'") == []
     assert run("SELECT FROM django_pgnotify_trigger WHERE name = 'things'") == []
 
 

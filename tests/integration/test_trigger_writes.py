@@ -540,7 +540,7 @@ def test_no_other_role_can_forge_events_with_the_function(Thing: Any, ledger: Le
     )
     attach = (
         "CREATE TRIGGER t AFTER INSERT ON made_own REFERENCING NEW TABLE AS pgnotify_new"
-        " FOR EACH STATEMENT EXECUTE FUNCTION pgnotify_things()"
+        " FOR EACH STATEMENT EXECUTE FUNCTION pgnotify_things_ins()"
     )
     with pytest.raises(Exception, match="permission denied for function"), transaction.atomic():
         run(attach)
@@ -590,7 +590,7 @@ def test_without_the_registry_a_write_goes_on(Thing: Any, ledger: Ledger) -> Non
 def test_a_function_whose_owner_may_not_read_the_registry_warns_and_lets_the_write_go_on(
     Thing: Any, ledger: Ledger
 ) -> None:
-    run("CREATE ROLE made_owner; ALTER FUNCTION pgnotify_things() OWNER TO made_owner")
+    run("CREATE ROLE made_owner; ALTER FUNCTION pgnotify_things_ins() OWNER TO made_owner")
     notices = []
     connection.connection.add_notice_handler(
         lambda notice: notices.append(notice.message_primary)
@@ -607,7 +607,7 @@ def test_a_function_whose_owner_may_only_insert_tells_all_the_same(
     Thing: Any, ledger: Ledger
 ) -> None:
     run(
-        "CREATE ROLE made_owner; ALTER FUNCTION pgnotify_things() OWNER TO made_owner;"
+        "CREATE ROLE made_owner; ALTER FUNCTION pgnotify_things_ins() OWNER TO made_owner;"
         "GRANT USAGE ON SCHEMA public TO made_owner;"
         "GRANT INSERT ON django_pgnotify_ledger TO made_owner;"
         "GRANT SELECT ON django_pgnotify_full TO made_owner"
@@ -667,7 +667,7 @@ def test_a_column_of_the_name_of_a_variable_hides_nothing(ledger: Ledger) -> Non
     run(
         "CREATE TABLE made_own (LIKE made_odd);"
         "CREATE TRIGGER t AFTER INSERT ON made_own REFERENCING NEW TABLE AS pgnotify_new"
-        " FOR EACH STATEMENT EXECUTE FUNCTION pgnotify_things();"
+        " FOR EACH STATEMENT EXECUTE FUNCTION pgnotify_things_ins();"
         "INSERT INTO made_own (id, tg_op) VALUES (1, 4)"
     )
     assert [(c["kind"], c["data"]["tg_op"]) for c in ledger.take()] == [
