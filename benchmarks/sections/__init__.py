@@ -3,6 +3,7 @@
 SECTIONS = (
     "writers",
     "bulk",
+    "sessions",
     "relay",
     "drain",
     "latency",
