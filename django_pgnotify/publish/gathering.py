@@ -165,7 +165,7 @@ class Gathering:
             return what
         now = self.queries.now(new, self.relation.qualified)
         return f"""{what}
-            IF _pgn_nested THEN{self._gather_update(new, now)}
+            IF _pgn_nested THEN{self._gather(self.queries.stays_and_moves(new, now))}
             END IF;"""
 
     def _gather_update(self, old: str, new: str) -> str:
@@ -174,8 +174,7 @@ class Gathering:
             return moves
         stays = self.queries.update(old, new)
         return f"""{self._gather(stays, unless="_pgn_moved := true;")}
-            IF _pgn_moved THEN
-                _pgn_moved := false;{moves}
+            IF _pgn_moved THEN{moves}
             END IF;"""
 
     def _gather(self, query: str, unless: str = "") -> str:
