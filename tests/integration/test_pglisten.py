@@ -18,6 +18,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from django_pgnotify.management.commands.pglisten import frozen
+from tests.own_server import wait_until
 from tests.pglisten import StartPglisten, execute, publish, receive_data
 from tests.servers.fixtures import StartPgBouncer
 from tests.servers.postgres import Postgres
@@ -59,15 +60,23 @@ def test_verbosity_0_is_silent(start_pglisten: StartPglisten) -> None:
     assert pglisten.output() == ""
 
 
-def test_connections_say_who_they_are(start_pglisten: StartPglisten) -> None:
+ROLES = """
+    SELECT array_agg(substr(application_name, 17) ORDER BY application_name)
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name ~ '^django_pgnotify '
+"""
+OF_A_LEADER = ["gate", "layer send", "leader", "listener", "reader"]
+
+
+def test_connections_say_who_they_are_and_are_as_many_as_the_docs_say(
+    start_pglisten: StartPglisten,
+) -> None:
     start_pglisten().wait_for("listening")
-    names = execute(
-        "SELECT array_agg(application_name ORDER BY application_name) FROM pg_stat_activity"
-        " WHERE datname = current_database()"
-        " AND application_name ~ '(leader|listener|reader)$'"
-    )[0]
-    expected = {"django_pgnotify " + role for role in ("leader", "listener", "reader")}
-    assert expected <= set(names)
+    publish("t", 1)  # the layer's is opened on first use
+    wait_until(lambda: execute(ROLES)[0] == OF_A_LEADER, str(OF_A_LEADER))
+    start_pglisten().wait_for("standing by")
+    both = sorted([*OF_A_LEADER, "leader", "listener"])
+    wait_until(lambda: execute(ROLES)[0] == both, str(both))
 
 
 def test_metrics_are_served(start_pglisten: StartPglisten) -> None:
