@@ -91,11 +91,13 @@ async def connect(
     alias: str, *, application_name: str, overrides: Mapping[str, Any] | None = None
 ) -> AsyncConnection[Any]:
     """Open an autocommit connection to `alias`, under the role that the alias assumes."""
-    from psycopg import AsyncConnection, sql
+    from psycopg import sql
+
+    from .interruptible import InterruptibleConnection
 
     parameters = connection_parameters(alias, overrides=overrides)
     parameters |= {"application_name": application_name, "autocommit": True}
-    connection = await AsyncConnection.connect(**parameters)
+    connection = await InterruptibleConnection.open(**parameters)
     role = connections[alias].settings_dict["OPTIONS"].get("assume_role")
     if role:
         try:

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 logger = logging.getLogger(__name__)
+
+Goodbye: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 AGAIN_SECONDS = 0.5
 """Between two cancellations of the same task."""
@@ -31,15 +33,30 @@ async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
         _, waiting = await asyncio.wait(waiting, timeout=AGAIN_SECONDS)
 
 
-def before_close(
-    loop: asyncio.AbstractEventLoop, goodbye: Callable[[], Coroutine[Any, Any, None]]
-) -> None:
+def heed_cancellation(known: int = 0) -> None:
+    """Raise CancelledError if the running task was cancelled more often than is `known`: something
+    on the way took that for something else, as a TaskGroup does before Python 3.13 if a child
+    fails at the same time."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() > known:
+        raise asyncio.CancelledError
+
+
+def before_close(loop: asyncio.AbstractEventLoop, goodbye: Goodbye) -> None:
     """Run a coroutine when the loop is closed; of several the latest first. It is left out where
     another loop runs in the thread, and its error is logged.
 
     `async_to_sync` makes a loop for each call, and nothing else tells that one ends.
     """
+    goodbyes: list[Goodbye] | None = getattr(loop.close, "goodbyes", None)
+    if goodbyes is None:
+        goodbyes = _close_after_goodbyes(loop)
+    goodbyes.append(goodbye)
+
+
+def _close_after_goodbyes(loop: asyncio.AbstractEventLoop) -> list[Goodbye]:
     close_loop = loop.close
+    goodbyes: list[Goodbye] = []
 
     def close() -> None:
         if loop.is_running():
@@ -47,14 +64,23 @@ def before_close(
             return
         loop.close = close_loop  # type: ignore[method-assign]
         try:
-            if not loop.is_closed() and asyncio._get_running_loop() is None:
-                loop.run_until_complete(goodbye())
-        except Exception:
-            logger.exception("what an event loop has left open was not closed")
+            while goodbyes:
+                _say(loop, goodbyes.pop())
         finally:
             loop.close()
 
+    close.goodbyes = goodbyes  # type: ignore[attr-defined]
     loop.close = close  # type: ignore[method-assign]
+    return goodbyes
+
+
+def _say(loop: asyncio.AbstractEventLoop, goodbye: Goodbye) -> None:
+    if loop.is_closed() or asyncio._get_running_loop() is not None:
+        return
+    try:
+        loop.run_until_complete(goodbye())
+    except Exception:
+        logger.exception("what an event loop has left open was not closed")
 
 
 def start_last(coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:

@@ -16,6 +16,7 @@ from channels.layers import get_channel_layer
 
 from ..backoff import Backoff
 from ..conf import settings
+from ..ending import heed_cancellation
 from ..exceptions import PgnotifyError
 from ..groups import HUB_GROUP, wire_name
 
@@ -97,6 +98,7 @@ class Membership:
         backoff = Backoff()
         was_lost = False
         while True:
+            heed_cancellation()
             try:
                 if was_lost:
                     await self.renew()

@@ -14,11 +14,11 @@ import itertools
 import json
 import re
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import psycopg
 
 from ..conf import settings
+from .claims import Claims
 from .envelope import (
     PAYLOAD_MAX_BYTES,
     REFERENCE,
@@ -30,11 +30,11 @@ from .envelope import (
 )
 from .heard import Heard
 from .inbox import Waiter
-from .listening import Listening
+from .listening import Closed, Listening
 from .losses import Losses
 from .mailbox import Mailbox
 from .sending import Sender
-from .storing import Claim, Store, Sweeping
+from .storing import Store, Sweeping
 
 OWNER = re.compile(r"\.([0-9a-f]{32})!")
 """The id of the process in a specific name that new_channel() made."""
@@ -75,11 +75,12 @@ class Branch:
         self._prefix = prefix
         self._capacity = capacity
         self._losses = losses
-        self._owed: dict[int, tuple[str, Claim]] = {}
-        """Claims that no receive() has taken, with their names, by row."""
-        self._returning: asyncio.Task[None] | None = None
+        self._waits: set[Waiter] = set()
+        """Of receive() calls that wait in this branch now."""
+        self._is_closed = False
         self._sender = Sender(alias)
         self._store = Store(self._sender, prefix=prefix, expiry=expiry, sweeping=sweeping)
+        self._claims = Claims(self._store, announce=self._announce, losses=losses)
         self._groups_pg_channel = groups_pg_channel(prefix)
         own_pg_channel = process_pg_channel(prefix, process)
         self.listening = Listening(
@@ -108,20 +109,26 @@ class Branch:
         return True
 
     async def receive(self, name: str) -> str:
-        """Wait for the next message of a specific name of this process."""
+        """Wait for the next message of a specific name of this process; Closed if the branch is."""
+        self.listening.start()
         while (body := self._mailbox.take(name)) is None:
             with self._mailbox.reading(name) as stirred:
-                await stirred
+                await self._wait(stirred)
         return body
 
     async def receive_plain(self, name: str) -> str:
-        """Wait for the next message of a plain name: a group's, or a stored one."""
+        """Wait for the next message of a plain name: a group's, or a stored one; Closed if the
+        branch is."""
+        self.listening.start()
         while (body := self._mailbox.take(name)) is None:
             with self._mailbox.reading(name) as stirred:
-                if (body := await self._claim(name)) is not None:
+                if (body := await self._claims.take(name)) is not None:
                     self._mailbox.wake(name)  # there may be more, for another reader here
                     return body
-                await _done(stirred)
+                # A wake-up can be lost with the listening connection; the row waits all the same.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(settings.POLL_SECONDS):
+                        await self._wait(stirred)
         return body
 
     async def flush(self) -> None:
@@ -130,13 +137,27 @@ class Branch:
         await self._post(self._groups_pg_channel, Kind.FLUSH, "", "")
 
     async def close(self) -> None:
-        """End tasks and connections."""
+        """End tasks and connections. Who waits to receive hears of it."""
+        self._is_closed = True
+        for waiter in self._waits:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._claims.close()
         await self.listening.close()
-        await self._settle()
+        await self._claims.settle()
         await self._sender.close()
-        if self._owed:  # for what the sender was just running
-            await self._settle()
+        await self._claims.finish()
+        if await self._claims.settle():  # by a sender that is open again
             await self._sender.close()
+
+    async def _wait(self, stirred: Waiter) -> None:
+        if self._is_closed:
+            raise Closed
+        self._waits.add(stirred)
+        try:
+            await stirred
+        finally:
+            self._waits.discard(stirred)
 
     async def _post(self, pg_channel: str, kind: Kind, target: str, body: str) -> None:
         envelope = Envelope(
@@ -157,36 +178,6 @@ class Branch:
         # The row is there: without the wake-up a reader finds it at its next look.
         with contextlib.suppress(psycopg.OperationalError):
             await self._post(self._groups_pg_channel, Kind.WAKE, name, "")
-
-    async def _claim(self, name: str) -> str | None:
-        try:
-            claim = await self._store.claim(name, unwanted=partial(self._owe, name))
-        except psycopg.OperationalError:
-            return None  # a worker outlives the server; that it is gone, the listener has said
-        return None if claim is None else claim.body.decode("ascii")
-
-    def _owe(self, name: str, claim: Claim) -> None:
-        """A cancelled receive() must not lose the message that it was just claiming."""
-        self._owed[claim.row] = (name, claim)
-        if self._returning is None or self._returning.done():
-            self._returning = asyncio.get_running_loop().create_task(self._give_back())
-
-    async def _settle(self) -> None:
-        """Give back what is owed; the task may have been cancelled, as all are when a loop ends."""
-        if self._returning is not None:
-            await asyncio.wait({self._returning})
-        await self._give_back()
-
-    async def _give_back(self) -> None:
-        while self._owed:
-            row, (name, claim) = next(iter(self._owed.items()))
-            try:
-                await self._store.give_back(claim, then=partial(self._owed.pop, row, None))
-            except Exception as error:
-                self._losses.drop(1, f"a claimed message could not be given back: {error!r}")
-                self._owed.pop(row, None)
-            else:
-                await self._announce(name)
 
     def _handle(self, pg_channel: str, payload: str) -> Awaitable[None] | None:
         envelope = opened(payload)
@@ -230,10 +221,3 @@ class Branch:
                 self._mailbox.leave(json.loads(body), target)
             case Kind.FLUSH:
                 self._mailbox.clear()
-
-
-async def _done(waiter: Waiter) -> None:
-    # A wake-up can be lost with the listening connection; the row waits all the same.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(settings.POLL_SECONDS):
-            await waiter

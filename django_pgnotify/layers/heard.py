@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+from collections import OrderedDict
 
-REMEMBERED = 10_000
-"""Notifications by which a listener may be behind the one before it and deliver none again."""
+REMEMBERED_ORIGINS = 10_000
+"""Senders whose last notification is remembered; one that sent nothing for so many others has
+nothing under way."""
 
 
 class Heard:
@@ -22,8 +23,8 @@ class Heard:
         self._lock = threading.RLock()
         self._listeners: dict[object, asyncio.AbstractEventLoop] = {}
         """Those that hear, oldest first."""
-        self._delivered: set[tuple[str, int]] = set()
-        self._in_order: deque[tuple[str, int]] = deque()
+        self._latest: OrderedDict[str, int] = OrderedDict()
+        """The number delivered last by origin, the origin heard last at the end."""
 
     def begin(self, listener: object) -> None:
         """It hears from now on, in the running loop."""
@@ -48,12 +49,13 @@ class Heard:
             return True
 
     def is_news(self, origin: str, number: int) -> bool:
-        """Say whether this, the sender and its count, is to be delivered for the first time."""
+        """Say whether this, the sender and its count, is to be delivered: whether it comes after
+        all that was. What comes late is lost rather than out of its order."""
         with self._lock:
-            if (origin, number) in self._delivered:
+            if self._latest.get(origin, -1) >= number:
                 return False
-            self._delivered.add((origin, number))
-            self._in_order.append((origin, number))
-            if len(self._in_order) > REMEMBERED:
-                self._delivered.discard(self._in_order.popleft())
+            self._latest[origin] = number
+            self._latest.move_to_end(origin)
+            if len(self._latest) > REMEMBERED_ORIGINS:
+                self._latest.popitem(last=False)
             return True

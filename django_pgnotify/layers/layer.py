@@ -7,8 +7,10 @@ import itertools
 import json
 import os
 import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from channels.exceptions import ChannelFull
@@ -20,11 +22,14 @@ from .branch import Branch, owner_of
 from .encoding import TAG_AS_JSON, decode, encode
 from .envelope import Kind
 from .heard import Heard
+from .listening import Closed
 from .losses import Losses
 from .mailbox import Mailbox
 from .storing import Sweeping
 
 DAY_SECONDS = 86_400
+
+T = TypeVar("T")
 
 
 class PostgresChannelLayer(BaseChannelLayer):
@@ -73,6 +78,9 @@ class PostgresChannelLayer(BaseChannelLayer):
         self._branches: dict[asyncio.AbstractEventLoop, Branch] = {}
         self._numbers = itertools.count()
         self._told: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+        """Loops that say goodbye."""
+        self._left: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+        """Loops that have, and are about to be closed."""
 
     @property
     def dropped(self) -> int:
@@ -95,21 +103,19 @@ class PostgresChannelLayer(BaseChannelLayer):
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next message. A specific name is read in the process that made it."""
         self.require_valid_channel_name(channel)
-        branch = self._branch()
-        branch.listening.start()
         if "!" not in channel:
-            return decode(await branch.receive_plain(channel))
+            return decode(await self._in_branch(lambda own: own.receive_plain(channel)))
         if not self._owns(channel):
             raise ValueError(
                 f"{channel!r} can't be read here: only the process whose new_channel() made it"
                 " receives its messages."
             )
-        return decode(await branch.receive(channel))
+        return decode(await self._in_branch(lambda own: own.receive(channel)))
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new specific name; what any process sends to it from now on arrives here, as
         long as an event loop of this process uses the layer."""
-        await self._branch().listening.wait_live()
+        await self._in_branch(lambda own: own.listening.wait_live())
         return f"{prefix}.{self._process}!{uuid.uuid4().hex}"
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -123,7 +129,7 @@ class PostgresChannelLayer(BaseChannelLayer):
         if self._is_elsewhere(channel):
             await self._tell_owner(Kind.JOIN, group, channel)
             return
-        await self._branch().listening.wait_live()
+        await self._in_branch(lambda own: own.listening.wait_live())
         self._mailbox.join(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -207,8 +213,22 @@ class PostgresChannelLayer(BaseChannelLayer):
             if loop not in self._told:
                 self._told.add(loop)
                 # Else each call of async_to_sync would leave a connection behind.
-                before_close(loop, partial(self._leave, loop))
+                before_close(loop, partial(self._leave_for_good, loop))
         return self._branches[loop]
+
+    async def _in_branch(self, work: Callable[[Branch], Awaitable[T]]) -> T:
+        """Do something in this loop's branch; again in a new one if that is closed meanwhile."""
+        loop = asyncio.get_running_loop()
+        while loop not in self._left:
+            with suppress(Closed):
+                return await work(self._branch())
+        # Whoever closes a loop by hand leaves its tasks where they are.
+        never: asyncio.Future[T] = loop.create_future()
+        return await never
+
+    async def _leave_for_good(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._left.add(loop)
+        await self._leave(loop)
 
     async def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
         if (branch := self._branches.pop(loop, None)) is not None:

@@ -21,6 +21,7 @@ from psycopg import sql
 from ..backoff import Backoff
 from ..conf import settings
 from ..connecting import APPLICATION_NAME, connect_listener
+from ..ending import end, heed_cancellation
 from ..exceptions import ListenerRefused
 from ..hearing import Hearing
 from .heard import Heard
@@ -39,6 +40,11 @@ DEAF = (
     " the server is frozen, or the connection goes through a transaction pooler or to another"
     ' database: name a direct connection in PGNOTIFY["LISTENER"].'
 )
+
+
+class Closed(Exception):
+    """What somebody waited for was closed meanwhile; a new one may be had."""
+
 
 Handler = Callable[[str, str], Awaitable[None] | None]
 """Takes the pg channel and the payload; gives what is to be waited for, if anything."""
@@ -75,9 +81,12 @@ class Listening:
         self._heard_something = False
         self._tasks: list[asyncio.Task[None]] = []
         self._problem: BaseException | None = None
+        self._is_closed = False
 
     def start(self) -> None:
         """Begin to listen, unless it has begun; never waits."""
+        if self._is_closed:
+            raise Closed
         if self._tasks and not any(task.done() for task in self._tasks):
             return
         for task in self._tasks:
@@ -88,7 +97,8 @@ class Listening:
         self._tasks = [loop.create_task(self._keep_listening()), loop.create_task(self._work())]
 
     async def wait_live(self) -> None:
-        """Return when what is sent from now on is heard; ListenerRefused if nothing can be."""
+        """Return when what is sent from now on is heard; ListenerRefused if nothing can be, Closed
+        if it is closed meanwhile."""
         self.start()
         patience = settings.CONNECT_TIMEOUT_SECONDS + settings.HEARTBEAT_SECONDS
         try:
@@ -98,14 +108,15 @@ class Listening:
             raise ListenerRefused(
                 f"The channel layer can't listen on database {self._alias!r}: {self._problem}"
             ) from self._problem
+        if self._is_closed:
+            raise Closed
 
     async def close(self) -> None:
-        """Stop listening; start() begins anew."""
+        """Stop listening, for good."""
+        self._is_closed = True
+        self._live.set()
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end(tasks)
         if inspect.iscoroutine(self._rest):
             self._rest.close()  # what nobody has begun to wait for
 
@@ -117,6 +128,7 @@ class Listening:
                 await self._listen_once(backoff)
             except* Exception as errors:  # whatever it is, a listener must never stay dead
                 self._say_lost(errors.exceptions[0])
+            heed_cancellation()
             await asyncio.sleep(backoff.next_delay())
 
     async def _listen_once(self, backoff: Backoff) -> None:

@@ -37,6 +37,11 @@ class Statement:
     """Gets the rows where nobody waits any more."""
 
     @property
+    def is_void(self) -> bool:
+        """True if nobody waits for it any more, and what it gives would only be given back."""
+        return self.unwanted is not None and self.done.cancelled()
+
+    @property
     def is_notification(self) -> bool:
         """True if it may go together with others of the kind."""
         return self.query is NOTIFY
@@ -44,7 +49,11 @@ class Statement:
 
 def taken(waiting: deque[Statement]) -> list[Statement]:
     """Take from the left what goes together: one statement, or some notifications that are all
-    different, for of two equal ones in a transaction PostgreSQL sends one."""
+    different, for of two equal ones in a transaction PostgreSQL sends one; or nothing."""
+    while waiting and waiting[0].is_void:
+        waiting.popleft()
+    if not waiting:
+        return []
     batch = [waiting.popleft()]
     if not batch[0].is_notification:
         return batch

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from django_pgnotify.ending import before_close
+from django_pgnotify.ending import before_close, heed_cancellation
 
 
 def note(said: list[str], word: str) -> Callable[[], Coroutine[Any, Any, None]]:
@@ -57,3 +58,27 @@ async def test_a_loop_is_closed_inside_of_another_one_all_the_same() -> None:
     loop.close()
     assert loop.is_closed()
     assert said == []
+
+
+def test_thousands_may_say_goodbye() -> None:
+    loop, said = asyncio.new_event_loop(), []
+    for number in range(2000):
+        before_close(loop, note(said, str(number)))
+    loop.close()
+    assert said == list(map(str, reversed(range(2000))))
+
+
+async def test_a_cancellation_that_was_swallowed_is_heeded_once_it_is_asked_for() -> None:
+    async def swallow() -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(100)
+        heed_cancellation(known=1)
+        heed_cancellation()
+        return "went on"
+
+    task = asyncio.create_task(swallow())
+    await asyncio.sleep(0)
+    task.cancel()
+    [result] = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(result, asyncio.CancelledError)
+    heed_cancellation()

@@ -20,6 +20,7 @@ LEAVES = {
     "connecting",
     "backoff",
     "ending",
+    "interruptible",
     "jsontext",
     "values",
     "python_values",
