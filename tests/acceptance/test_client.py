@@ -350,14 +350,14 @@ async def test_answers_a_ping(page: Page, server: ScriptedServer) -> None:
 async def test_a_server_that_falls_silent_is_asked_and_then_left(
     page: Page, server: ScriptedServer
 ) -> None:
-    socket = await subscribe(page, server, silence=50, answer=50)
+    socket = await subscribe(page, server, silence=400, answer=100)
     assert await socket.hears() == {"type": "ping"}
     socket = await server.accepts()
     assert (await socket.hears())["since"] == "p1"
 
 
 async def test_a_server_that_answers_is_not_left(page: Page, server: ScriptedServer) -> None:
-    socket = await subscribe(page, server, silence=50, answer=5_000)
+    socket = await subscribe(page, server, silence=400, answer=5_000)
     for _ in range(3):
         assert await socket.hears() == {"type": "ping"}
         await socket.connection.send('{"type": "pong"}')
