@@ -74,7 +74,7 @@ class LedgerReader:
         found = self.connection.execute(
             "SELECT coalesce(max(id), 0) FROM django_pgnotify_ledger"
         )
-        self.seen = next(found)[0]
+        (self.seen,) = found.fetchone() or (0,)
 
     def rows(self) -> list[dict[str, Any]]:
         """New rows, oldest first; ``changes`` and ``context`` parsed."""

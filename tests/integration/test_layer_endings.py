@@ -245,25 +245,53 @@ async def test_a_name_that_is_made_while_the_layer_is_closed_is_made(
         assert "!" in await making
 
 
+@pytest.mark.parametrize("query", ["SELECT 1", "SELECT 1 / 0"])
 async def test_a_cancellation_that_comes_with_the_answer_is_heard(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
     """psycopg before 3.3.6 swallows it on Python 3.11."""
     wait = AsyncConnection.wait
 
     async def swallow(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = await wait(self, *args, **kwargs)
-        task = asyncio.current_task()
-        assert task is not None
-        if task is swallowing:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
-        return result
+        try:
+            return await wait(self, *args, **kwargs)
+        finally:
+            if (task := asyncio.current_task()) is swallowing:
+                assert task is not None
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
 
     link = await connect("default", application_name="test")
     monkeypatch.setattr(AsyncConnection, "wait", swallow)
-    swallowing: asyncio.Task[Any] = asyncio.create_task(link.execute("SELECT 1"))
+    swallowing: asyncio.Task[Any] = asyncio.create_task(link.execute(query))
     [result] = await asyncio.gather(swallowing, return_exceptions=True)
     assert isinstance(result, asyncio.CancelledError)
     await link.close()
+
+
+@pytest.mark.parametrize("host", ["", "no-such-host.invalid"])
+async def test_a_cancellation_that_comes_with_a_connection_is_heard(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    connect_psycopg = AsyncConnection.connect.__func__  # type: ignore[attr-defined]
+    opened: list[AsyncConnection[Any]] = []
+
+    async def swallow(cls: Any, **kwargs: Any) -> Any:
+        try:
+            opened.append(await connect_psycopg(cls, **kwargs))
+            return opened[0]
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+
+    monkeypatch.setattr(AsyncConnection, "connect", classmethod(swallow))
+    overrides = {"host": host} if host else {}
+    connecting = connect("default", application_name="test", overrides=overrides)
+    [result] = await asyncio.gather(asyncio.create_task(connecting), return_exceptions=True)
+    assert isinstance(result, asyncio.CancelledError)
+    assert all(one.closed for one in opened)
+    assert bool(opened) == (not host)
