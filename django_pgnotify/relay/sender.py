@@ -15,6 +15,7 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 
 from ..backoff import Backoff
 from ..conf import settings
+from ..ending import heed_cancellation
 from ..exceptions import ListenerRefused, PgnotifyError
 from ..groups import HUB_GROUP, wire_name
 from ..ledger.ticks import Tick
@@ -78,7 +79,7 @@ class Layer:
                 else:
                     await self._layer.group_send(group, frame.message)
         finally:
-            _heed_cancellation()
+            heed_cancellation()  # which redis-py takes for a success or a failure, connecting
         self._metrics.frames += 1
         if self._down:
             self._down = False
@@ -192,15 +193,6 @@ class Sender:
             self._metrics.ticks += 1
             self._metrics.in_progress.popleft()
             self._progress.tick_sent(tick)
-
-
-def _heed_cancellation() -> None:
-    """Raise CancelledError if this task is to end. redis-py takes a cancellation during a connect
-    for a success or a failure; a lane that went on after it would keep the whole session from
-    ending, and so this process from ever leading again."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def without_data(message: dict[str, Any]) -> dict[str, Any]:
