@@ -19,9 +19,8 @@ from .groups import RESERVED_PREFIX, check_group
 from .publish import declaration as declared
 from .publish.trigger import NotifyTrigger
 
-NAME_BYTES = (
-    50  # of a trigger "_truncate" follows, of a function it stands in "pgnotify_..._ins": 63
-)
+# "pgnotify_..._ins", of a function, makes it 63, the most that an identifier has.
+NAME_BYTES = 50
 IN_MEMORY = "channels.layers.InMemoryChannelLayer"
 OUR_LAYER = '{"BACKEND": "django_pgnotify.layers.PostgresChannelLayer"}'
 

@@ -79,7 +79,7 @@ def _say(loop: asyncio.AbstractEventLoop, goodbye: Goodbye) -> None:
         return
     try:
         loop.run_until_complete(goodbye())
-    except Exception:
+    except (Exception, asyncio.CancelledError):  # the others have something to say too
         logger.exception("what an event loop has left open was not closed")
 
 

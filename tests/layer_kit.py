@@ -46,7 +46,6 @@ def wait_for_connections(expected: int) -> int:
 
 
 def count_our_connections() -> int:
-    run(
-        "SELECT pg_stat_clear_snapshot()"
-    )  # else a transaction goes on seeing what it saw first
+    # Else a transaction goes on seeing what it saw first.
+    run("SELECT pg_stat_clear_snapshot()")
     return int(run(OUR_CONNECTIONS)[0][0])

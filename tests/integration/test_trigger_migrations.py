@@ -384,6 +384,7 @@ def test_one_function_for_all_operations_gives_way_to_one_for_each() -> None:
     refresh(connection, apps_of(Thing))
     assert definition() == current
     assert drift(connection, apps_of(Thing)) == []
+    assert run("SELECT FROM pg_proc WHERE proname = 'pgnotify_things'") == []
 
 
 def test_a_trigger_that_somebody_dropped_or_disabled_is_noticed() -> None:

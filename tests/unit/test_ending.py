@@ -26,9 +26,13 @@ def test_the_latest_is_done_first_and_an_error_keeps_nobody_from_closing(
     async def fail() -> None:
         raise ValueError("no luck")
 
+    async def give_up() -> None:
+        raise asyncio.CancelledError
+
     loop, said = asyncio.new_event_loop(), []
     before_close(loop, note(said, "first"))
     before_close(loop, fail)
+    before_close(loop, give_up)
     before_close(loop, note(said, "last"))
     loop.close()
     assert said == ["last", "first"]

@@ -6,8 +6,8 @@ import asyncio
 import gc
 import logging
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -137,7 +137,8 @@ class Command(BaseCommand):
             metrics = Metrics()
             async with AsyncExitStack() as stack:
                 if metrics_port is not None:
-                    await stack.enter_async_context(serving_at(metrics_port, metrics))
+                    with port_expected(metrics_port):
+                        await stack.enter_async_context(serving(metrics, metrics_port))
                 await Service(database, metrics, handlers).run()
 
         # Not async_to_sync: its loop runs in another thread, which no signal reaches.
@@ -171,18 +172,16 @@ def port_number(text: str) -> int:
     return number
 
 
-@asynccontextmanager
-async def serving_at(port: int, metrics: Metrics) -> AsyncIterator[None]:
-    """Serve the metrics while the block runs; CommandError if the port can't be had."""
-    async with AsyncExitStack() as stack:
-        try:
-            await stack.enter_async_context(serving(metrics, port))
-        except OSError as error:
-            raise CommandError(
-                f"--metrics-port {port} can't be opened ({error}). Choose another one, or stop"
-                " what listens there."
-            ) from error
+@contextmanager
+def port_expected(port: int) -> Iterator[None]:
+    """CommandError if the port can't be had."""
+    try:
         yield
+    except OSError as error:
+        raise CommandError(
+            f"--metrics-port {port} can't be opened ({error}). Choose another one, or stop what"
+            " listens there."
+        ) from error
 
 
 @contextmanager
