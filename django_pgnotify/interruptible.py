@@ -29,10 +29,15 @@ class InterruptibleConnection(AsyncConnection[Any]):
     async def open(cls, **parameters: Any) -> Self:
         """Connect; the arguments are those of ``AsyncConnection.connect``."""
         before = _cancellations()
-        with _interruptible():
-            connection = await cls.connect(**parameters)
-            if _cancellations() > before:
-                await connection.close()
+        try:
+            with _interruptible():
+                connection = await cls.connect(**parameters)
+                if _cancellations() > before:
+                    await connection.close()
+        except asyncio.CancelledError as error:
+            # A connection that is half open is closed with psycopg's frames, and a cancelled task
+            # keeps those with the traceback, often in a cycle: until some day it is collected.
+            raise error.with_traceback(None)
         return connection
 
 

@@ -83,6 +83,24 @@ def test_who_says_goodbye_while_the_loop_ends_holds_up_nobody(
     run_to_its_end(main)
 
 
+def test_what_is_half_open_when_its_loop_ends_is_not_left_until_it_is_collected(
+    prefix: str,
+) -> None:
+    async def begin(seconds: float) -> asyncio.Task[str]:
+        layer = PostgresChannelLayer(prefix=prefix)
+        task = asyncio.create_task(layer.new_channel())
+        await asyncio.sleep(seconds)
+        return task
+
+    gc.disable()
+    try:
+        for milliseconds in range(10):
+            asyncio.run(begin(milliseconds / 1000))
+        assert wait_for_connections(0) == 0
+    finally:
+        gc.enable()
+
+
 def test_a_goodbye_behind_a_statement_that_waits_for_a_lock_holds_up_nobody(
     layer: PostgresChannelLayer,
 ) -> None:
