@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
+import psycopg
+
+from ..child import Child
 from ..harness import Findings, Plot, percentile
 from ..pgbench import commits_per_second
 from ..place import POSTGRES, REDIS, Effort, Place, Project
@@ -24,6 +29,8 @@ TRANSACTIONS = 500
 LEDGER_ROWS = (0, 1_000_000, 10_000_000)
 LEDGER_WRITERS = 8
 LEDGER_SECONDS = 2
+LEDGER_FILLERS = 2
+"""One a core: it is the longest part of all pictures."""
 EVENTS = 5
 PATIENCE_SECONDS = 300.0
 """For 10,000 frames, one a group, or 5,000 handshakes on a busy machine."""
@@ -119,41 +126,49 @@ def _sockets(place: Place) -> Plot:
 
 def _webs(place: Place) -> Plot:
     project = place.project("growth_webs")
-    lines = {
-        layer: [(webs, _to_all(project.on(layer), webs)) for webs in _some(place, WEBS)]
-        for layer in (POSTGRES, REDIS)
-    }
     return Plot(
         name="webs",
         title=f"One event to all web processes, {SOCKETS_OF_WEB} sockets each",
         x="web processes",
         y="ms to the last socket",
-        lines=lines,
+        lines={
+            layer: _to_more_and_more(project.on(layer), _some(place, WEBS))
+            for layer in (POSTGRES, REDIS)
+        },
     )
 
 
-def _to_all(project: Project, webs: int) -> float:
-    """Milliseconds until the last socket of the last process."""
+def _to_more_and_more(project: Project, sizes: tuple[int, ...]) -> list[tuple[float, float]]:
+    """Milliseconds until the last socket of the last process; those that are there stay."""
     with ExitStack() as stack:
         stack.enter_context(project.pglisten())
-        crowds = []
-        for _ in range(webs):
-            web, port = project.web()
-            stack.enter_context(web)
-            crowd = project.child("workers.crowd", port, "/ours/", SOCKETS_OF_WEB)
-            crowds.append(stack.enter_context(crowd))
-        for crowd in crowds:
-            crowd.answer()
         connection = stack.enter_context(project.connect())
-        taken = []
-        for _ in range(EVENTS):
-            for crowd in crowds:
-                crowd.tell(expect=1)
+        crowds: list[Child] = []
+        points: list[tuple[float, float]] = []
+        for webs in sizes:
+            new = [_crowd(project, stack) for _ in range(webs - len(crowds))]
+            for crowd in new:
                 crowd.answer()
-            begin = time.monotonic()
-            connection.execute(idle.INSERT)
-            taken.append(max(float(crowd.answer()["last"]) for crowd in crowds) - begin)
-        return statistics.median(taken) * MILLI
+            crowds += new
+            taken = [_to_all(crowds, connection) for _ in range(EVENTS)]
+            points.append((webs, statistics.median(taken) * MILLI))
+        return points
+
+
+def _crowd(project: Project, stack: ExitStack) -> Child:
+    web, port = project.web()
+    stack.enter_context(web)
+    crowd = project.child("workers.crowd", port, "/ours/", SOCKETS_OF_WEB)
+    return stack.enter_context(crowd)
+
+
+def _to_all(crowds: list[Child], connection: psycopg.Connection[Any]) -> float:
+    for crowd in crowds:
+        crowd.tell(expect=1)
+        crowd.answer()
+    begin = time.monotonic()
+    connection.execute(idle.INSERT)
+    return max(float(crowd.answer()["last"]) for crowd in crowds) - begin
 
 
 def _rates(place: Place) -> Plot:
@@ -186,8 +201,8 @@ def _ledger(place: Place) -> Plot:
     commits, wakes = [], []
     held = 0
     for rows in _some(place, LEDGER_ROWS):
+        _fill(project, rows - held)
         with project.connect() as connection:
-            connection.execute(FILLER, (rows - held,))
             connection.execute(SENT)
             connection.execute("VACUUM ANALYZE django_pgnotify_ledger")
         held = rows
@@ -206,3 +221,12 @@ def _ledger(place: Place) -> Plot:
         },
         log_y=True,
     )
+
+
+def _fill(project: Project, rows: int) -> None:
+    def fill(_: int) -> None:
+        with project.connect() as connection:
+            connection.execute(FILLER, (rows // LEDGER_FILLERS,))
+
+    with ThreadPoolExecutor(LEDGER_FILLERS) as pool:
+        list(pool.map(fill, range(LEDGER_FILLERS)))
