@@ -37,7 +37,7 @@ class InterruptibleConnection(AsyncConnection[Any]):
         except asyncio.CancelledError as error:
             # A connection that is half open is closed with psycopg's frames, and a cancelled task
             # keeps those with the traceback, often in a cycle: until some day it is collected.
-            raise error.with_traceback(None)
+            raise error.with_traceback(None) from None
         return connection
 
 

@@ -95,10 +95,21 @@ class Layer:
             try:
                 return await self._send_reduced(frame)
             except Exception as error:
-                self._note_down(error)
+                self.note_down(error)
                 if time.monotonic() - begin > self._patience:
                     raise LayerDown(f"{LayerDown.__doc__} ({error})") from error
                 await asyncio.sleep(backoff.next_delay())
+
+    def note_down(self, error: Exception) -> None:
+        """Log that the layer has failed, if it is news."""
+        if not self._down:
+            self._down = True
+            logger.error(
+                "The channel layer does not take frames (%s: %s): events wait in the ledger.",
+                type(error).__name__,
+                error,
+                extra={"action": "layer-down"},
+            )
 
     async def _send_reduced(self, frame: Outgoing) -> None:
         """Send; what the layer's encoder refuses, without data, and at the worst not at all: one
@@ -113,16 +124,6 @@ class Layer:
                 await self.send(Outgoing(frame.group, without_data(frame.message), frame.size))
             except REFUSALS:
                 logger.exception("A frame of group %r is left out.", frame.group)
-
-    def _note_down(self, error: Exception) -> None:
-        if not self._down:
-            self._down = True
-            logger.error(
-                "The channel layer does not take frames (%s: %s): events wait in the ledger.",
-                type(error).__name__,
-                error,
-                extra={"action": "layer-down"},
-            )
 
 
 @dataclass(slots=True, eq=False)
@@ -169,11 +170,12 @@ class Sender:
                     self._note_sent()
 
     async def send_to_hubs(self, message: dict[str, Any]) -> None:
-        """Hand a heartbeat over, now or never: the next one says the same."""
+        """Hand a heartbeat over, now or never: the next one says the same. So a layer that is down
+        is noticed even if nothing happens."""
         try:
             await self._layer.send(Outgoing(HUB_GROUP, message, 0))
         except Exception as error:
-            logger.debug("A heartbeat was lost: %s", error)
+            self._layer.note_down(error)
 
     async def _send_lane(self, lane: asyncio.Queue[tuple[Outgoing, _Sending]]) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,12 @@ def events_around(
 
 
 ALL = ["before", "meanwhile", "after"]
+NO_REDIS = {
+    "default": {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "CONFIG": {"hosts": ["redis://127.0.0.1:1/0"]},
+    }
+}
 
 
 @pytest.mark.parametrize("role", ["listener", "leader", "reader", "gate"])
@@ -184,22 +191,34 @@ def test_events_wait_in_order_while_redis_is_down(
 def test_redis_that_is_down_does_not_keep_pglisten_from_leaving(
     start_pglisten: StartPglisten,
 ) -> None:
-    layers = {
-        "default": {
-            "BACKEND": "channels_redis.core.RedisChannelLayer",
-            "CONFIG": {"hosts": ["redis://127.0.0.1:1/0"]},
-        }
-    }
     publish("t", 1)
-    pglisten = start_pglisten(layers=layers, SHUTDOWN_SECONDS=0.5)
+    pglisten = start_pglisten(layers=NO_REDIS, SHUTDOWN_SECONDS=0.5)
     pglisten.wait_for("does not take frames")
+    wait_until(lambda: ticks_that_wait() > 0)
     pglisten.process.send_signal(signal.SIGTERM)
     assert pglisten.wait() == 0
     assert "not drained" in pglisten.output()
+    assert ticks_that_wait() > 0
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def ticks_that_wait() -> int:
     sent, stored = execute(
         "SELECT sent, (SELECT max(number) FROM django_pgnotify_tick) FROM django_pgnotify_state"
     )
-    assert sent < stored
+    return int(stored) - int(sent)
+
+
+def test_redis_that_is_down_is_noticed_before_anything_happens(
+    start_pglisten: StartPglisten,
+) -> None:
+    start_pglisten(layers=NO_REDIS).wait_for("does not take frames")
 
 
 def test_live_events_arrive_in_frames_with_run_and_seq(

@@ -136,7 +136,7 @@ def test_nobody_rings_for_a_relay_that_is_still_catching_up(
     nowhere = {"hosts": [f"redis://127.0.0.1:{free_port()}/0"]}
     layer = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": nowhere}
     pglisten = start_pglisten(layers={"default": layer})
-    pglisten.wait_for("does not take frames")
+    wait_until(is_shut)
     writer.execute(WRITE)
     assert rings() == 0
     pglisten.process.kill()
