@@ -46,6 +46,7 @@ class Gathering:
             _pgn_schema text; -- of the declared table
             _pgn_nested boolean := false;
             _pgn_moved boolean := false;
+            _pgn_repeated boolean;
             _pgn_event text;
             _pgn_events text[] := '{{}}';
             _pgn_bytes bigint := 0;
@@ -156,25 +157,41 @@ class Gathering:
         old, new = OLD_ROWS, NEW_ROWS
         if self.relation.by_row:
             old, new = self.relation.record("OLD"), self.relation.record("NEW")
-        if self.operation == "delete":
-            return self._gather(self.queries.delete(old))
-        what = self._gather(self.queries.insert(new))
         if self.operation == "update":
-            what = self._gather_update(old, new)
-        if "update" not in self.operations:
-            return what
-        now = self.queries.now(new, self.relation.qualified)
-        return f"""{what}
-            IF _pgn_nested THEN{self._gather(self.queries.stays_and_moves(new, now))}
-            END IF;"""
+            return self._gather_update(old, new) + self._gather_become(new)
+        plain = self.queries.insert(new) if self.operation == "insert" else self.queries.delete(old)
+        written = new if self.operation == "insert" else old
+        return self._gather(plain) + self._gather_become(written)
 
     def _gather_update(self, old: str, new: str) -> str:
-        moves = self._gather(self.queries.moves(old, new))
+        repeated = "false" if self.relation.by_row else self.queries.repeated(new)
+        moves = self._gather(self.queries.moves(old, new, all_if="_pgn_repeated"))
         if "update" not in self.queries.on:
-            return moves
-        stays = self.queries.update(old, new)
-        return f"""{self._gather(stays, unless="_pgn_moved := true;")}
-            IF _pgn_moved THEN{moves}
+            stays = "_pgn_moved := true;"
+        else:
+            stays = self._gather(self.queries.update(old, new), unless="_pgn_moved := true;")
+        return f"""
+            _pgn_repeated := {repeated};
+            IF NOT _pgn_repeated THEN {stays}
+            END IF;
+            IF _pgn_moved OR _pgn_repeated THEN{moves}
+            END IF;"""
+
+    def _gather_become(self, written: str) -> str:
+        """Add what the statement's rows have become by writes of triggers that ran before."""
+        others = {"insert": {"update", "delete"}, "update": {"update"}, "delete": {"insert"}}
+        if not others[self.operation] & set(self.operations):
+            return ""
+        now = self.queries.now(written, self.relation.qualified)
+        if self.operation == "delete":
+            become = self.queries.insert(now)
+        else:
+            become = self.queries.stays_and_moves(written, now)
+        return f"""
+            IF _pgn_nested THEN
+                IF row_security_active(TG_RELID) THEN
+                    RAISE 'row-level security hides what has become of the rows';
+                END IF;{self._gather(become)}
             END IF;"""
 
     def _gather(self, query: str, unless: str = "") -> str:

@@ -80,6 +80,9 @@ class Pieces:
     def _key(self) -> str:
         return str(self.columns.quote(self.pk[0].field.column))
 
+    def _keys(self) -> str:
+        return ", ".join(str(self.columns.quote(column.field.column)) for column in self.pk)
+
     def _same_key(self) -> str:
         return " AND ".join(map(self.columns.same_key, self.pk))
 

@@ -36,16 +36,29 @@ class EventQueries(Pieces):
         key has changed, or it moved between groups or over the condition."""
         return self._update(self._pairs(old, new), self._moves())
 
-    def moves(self, old: str, new: str) -> str:
+    def moves(self, old: str, new: str, *, all_if: str) -> str:
         """Events of the updated rows for which ``update`` gives NULL: deletes and inserts, and
-        updates in the groups that they stay in."""
-        return self._told(old, new, f"{self._moves()} AND ")
+        updates in the groups that they stay in; of all rows, image by image, if `all_if` is true,
+        as it must be where a key is ``repeated``."""
+        in_turn = f"CASE WHEN {all_if} THEN row_number() OVER () ELSE 0 END"
+        numbered = [f'(SELECT "~r".*, {in_turn} AS "~i" FROM {t} AS "~r")' for t in (old, new)]
+        kinds = "\"~v\".kind = 'insert', \"~v\".kind = 'update'"  # behind deletes
+        order = f'ORDER BY coalesce({OLD}."~i", {NEW}."~i"), {kinds}'
+        return self._told(
+            f'{self._pairs(*numbered)} AND {OLD}."~i" = {NEW}."~i"',
+            f'WHERE ({all_if} OR {self._moves()}) AND "~v".report\n{order}',
+        )
 
     def stays_and_moves(self, old: str, new: str) -> str:
         """Events of all updated rows, more slowly than by ``update`` and ``moves``."""
-        return self._told(old, new, "")
+        return self._told(self._pairs(old, new), 'WHERE "~v".report')
 
-    def _told(self, old: str, new: str, only: str) -> str:
+    def repeated(self, new: str) -> str:
+        """True if a row was updated several times. What foreign keys do to a table, ``SET NULL`` by
+        two of them for instance, counts as one statement of it."""
+        return f"EXISTS (SELECT FROM {new} GROUP BY {self._keys()} HAVING count(*) > 1)"
+
+    def _told(self, pairs: str, where: str) -> str:
         gone, came = f"{NEW}.{self._key()} IS NULL", f"{OLD}.{self._key()} IS NULL"
         deleted = "\"~v\".kind = 'delete'"
         changed = (
@@ -58,13 +71,13 @@ class EventQueries(Pieces):
             [self._either(deleted, self._data)],
             [changed, *self._tail([names])],
             source=(
-                f"{self._pairs(old, new)}\n"
+                f"{pairs}\n"
                 # OFFSET 0 keeps the planner from repeating the expressions wherever they are used.
                 f"CROSS JOIN LATERAL (SELECT {self._inside(OLD)}, {self._inside(NEW)},"
                 f' {self._group_array(OLD)}, {self._group_array(NEW)} OFFSET 0) AS "~g"'
                 " (was_in, is_in, old, new)\n"
                 f'CROSS JOIN LATERAL (VALUES {self._kinds()}) AS "~v" (kind, report, names)\n'
-                f'WHERE {only}"~v".report'
+                f"{where}"
             ),
         )
 
@@ -83,10 +96,10 @@ class EventQueries(Pieces):
         source, row = (old, OLD) if operation == "delete" else (new, NEW)
         return self._plain(operation, source, row, slow=unless)
 
-    def now(self, new: str, table: str) -> str:
+    def now(self, written: str, table: str) -> str:
         """What the rows of a statement have become since it wrote them, to stand in FROM."""
-        keys = ", ".join(str(self.columns.quote(column.field.column)) for column in self.pk)
-        return f'(SELECT "~u".* FROM {table} AS "~u" WHERE ({keys}) IN (SELECT {keys} FROM {new} AS "~k"))'
+        keys = self._keys()
+        return f'(SELECT "~u".* FROM {table} AS "~u" WHERE ({keys}) IN (SELECT {keys} FROM {written} AS "~k"))'
 
     def _event(
         self,
