@@ -21,6 +21,8 @@ from .publish.trigger import NotifyTrigger
 
 # "pgnotify_..._ins", of a function, makes it 63, the most that an identifier has.
 NAME_BYTES = 50
+NOT_IN_META = "django_pgnotify.E011"
+"""Of a model that no migration of its own app installs a trigger on."""
 IN_MEMORY = "channels.layers.InMemoryChannelLayer"
 OUR_LAYER = '{"BACKEND": "django_pgnotify.layers.PostgresChannelLayer"}'
 
@@ -186,7 +188,7 @@ def _model_messages(
             if model._meta.proxy and model._meta.concrete_model
             else "Use the migration operation AddNotifyTrigger.",
             obj=model,
-            id="django_pgnotify.E011",
+            id=NOT_IN_META,
         )
 
 

@@ -27,7 +27,7 @@ def check_databases(
     databases: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> list[CheckMessage]:
-    """Triggers that are missing, outdated or disabled, and tenants that could see each other."""
+    """Triggers that are not as declared, and tenants that could see each other."""
     return [
         message
         for alias in databases or ()
@@ -91,8 +91,17 @@ def ledger_missing(alias: str) -> CheckMessage:
 
 def drifted(item: Drift, alias: str) -> CheckMessage:
     """W021: the database does not have what the model declares."""
+    if item.problem == "invalid":
+        return CheckWarning(
+            f"NotifyTrigger {item.trigger.topic!r}, which a migration has added, no longer fits its"
+            f" model in database {alias!r}: {item.reason}",
+            hint="Write a migration with RemoveNotifyTrigger and AddNotifyTrigger for the model as"
+            " it is now.",
+            obj=item.model,
+            id="django_pgnotify.W021",
+        )
     hint = f"That is done by: manage.py migrate --database {alias}"
-    if item.problem == "disabled":
+    if item.problem == "disabled" and item.model is not None:
         table = item.model._meta.db_table
         hint = f"Run: ALTER TABLE {table} ENABLE TRIGGER {item.trigger.topic}_<operation>"
     return CheckWarning(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.db import router
 from django.db.migrations.operations.base import Operation
 
+from .checks import NOT_IN_META, declaration_messages
 from .exceptions import InvalidDeclaration
 from .ledger.install import install_sql, schema_for_ledger, uninstall_sql
 from .publish.registry import drop_all_sql
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
     from django.db.migrations.state import ProjectState
+    from django.db.models import Model
 
 
 class _DatabaseOnly(Operation):
@@ -69,7 +71,7 @@ class AddNotifyTrigger(_DatabaseOnly):
     ``model`` is ``"app_label.Model"``; the migration must depend on one of that app's. The other
     app's state is left alone, so ``makemigrations`` writes nothing into it. Reversible.
 
-    Raises InvalidDeclaration when applied, if the model has no such fields.
+    Raises InvalidDeclaration when applied, for what the system checks refuse in a ``Meta``.
     """
 
     notify_trigger: ClassVar[str] = "add"
@@ -127,9 +129,16 @@ class AddNotifyTrigger(_DatabaseOnly):
                 "migration depend on one of that app's."
             ) from error
         if router.allow_migrate_model(schema_editor.connection.alias, model):
+            if method == "create_sql":
+                self._refuse_invalid(model)
             statement = getattr(self.trigger, method)(model, schema_editor)
             if statement is not None:
                 schema_editor.execute(statement, None)
+
+    def _refuse_invalid(self, model: type[Model]) -> None:
+        for message in declaration_messages(self.trigger, model):
+            if message.id != NOT_IN_META:
+                raise InvalidDeclaration(f"{message.msg} {message.hint}")
 
 
 class RemoveNotifyTrigger(AddNotifyTrigger):

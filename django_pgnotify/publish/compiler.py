@@ -17,13 +17,20 @@ from .function import TriggerFunction
 from .gathering import NEW_ROWS, OLD_ROWS
 from .queries import EventQueries
 from .relation import Relation, relation_of
+from .standing import (
+    FUNCTION_PREFIX,
+    drop_functions_sql,
+    drop_triggers_sql,
+    refuse_others_sql,
+    register_sql,
+    unregister_sql,
+)
 
 if TYPE_CHECKING:
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
     from .trigger import NotifyTrigger
 
-FUNCTION_PREFIX = "pgnotify_"
 FUNCTION_SUFFIXES = {
     "insert": "_ins",
     "update": "_upd",
@@ -136,17 +143,29 @@ class Compiler:
 
     def create(self) -> Statement:
         """See create_statement()."""
+        register = register_sql(
+            self.ledger,
+            topic=self.trigger.topic,
+            model=self.model._meta.label_lower,
+            trigger=self.trigger_names[0],
+            declaration=json.dumps(self.declaration()),
+            version=self.version,
+        )
         return self._statement(
-            self.triggers_sql() + self._register(), functions=self.functions_sql()
+            refuse_others_sql(self.trigger_names) + self.triggers_sql() + register,
+            functions=self.functions_sql(),
         )
 
     def remove(self) -> Statement:
         """See remove_statement()."""
-        drops = "".join(
-            f"DROP TRIGGER IF EXISTS {self._name(operation)} ON %(table)s;\n"
-            for operation in FUNCTION_SUFFIXES
-        )
-        return self._statement(drops + self._unregister(), functions="")
+        drops = [
+            drop_triggers_sql(
+                [self._trigger_name(operation) for operation in FUNCTION_SUFFIXES]
+            ),
+            drop_functions_sql([self.function(operation) for operation in FUNCTION_SUFFIXES]),
+            unregister_sql(self.ledger, topic=self.trigger.topic),
+        ]
+        return self._statement("".join(drops), functions="")
 
     def _statement(self, template: str, *, functions: str) -> Statement:
         table = self.model._meta.db_table
@@ -183,55 +202,18 @@ class Compiler:
             "delete": f"REFERENCING OLD TABLE AS {OLD_ROWS} ",
             "truncate": "",
         }[operation]
+        name = self.quote(self._trigger_name(operation))
         by_row = self.relation.by_row and operation != "truncate"
         each = "FOR EACH ROW" if by_row else f"{rows}FOR EACH STATEMENT"
         return (
-            f"CREATE OR REPLACE TRIGGER {self._name(operation)} AFTER {operation.upper()} ON %(table)s\n"
+            f"CREATE OR REPLACE TRIGGER {name} AFTER {operation.upper()} ON %(table)s\n"
             f"    {each} EXECUTE FUNCTION {self.function(operation)}();\n"
         )
 
     @property
     def trigger_names(self) -> list[str]:
         """Names of the triggers that ought to stand on the table."""
-        return [f"{self.trigger.topic}_{operation}" for operation in self.operations]
+        return [self._trigger_name(operation) for operation in self.operations]
 
-    def _name(self, operation: str) -> str:
-        return str(self.quote(f"{self.trigger.topic}_{operation}"))
-
-    # The registry
-
-    def _register(self) -> str:
-        return f"""DO $pgnotify$
-BEGIN
-    IF to_regclass({literal(self.ledger + ".django_pgnotify_trigger")}) IS NOT NULL THEN
-        INSERT INTO {self.ledger}.django_pgnotify_trigger AS r
-            (schema, "table", name, relation, function, declaration, version)
-        SELECT s.nspname, c.relname, {literal(self.trigger.topic)}, c.oid,
-            pg_catalog.quote_ident(f.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()',
-            {literal(json.dumps(self.declaration()))}, '{self.version}'
-        FROM pg_catalog.pg_class AS c
-        JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
-        JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = c.oid
-        JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
-        JOIN pg_catalog.pg_namespace AS f ON f.oid = p.pronamespace
-        WHERE c.oid = to_regclass(%(table_literal)s)
-            AND t.tgname = {literal(self.trigger_names[0])}
-        ON CONFLICT (schema, name) DO UPDATE SET "table" = excluded."table", relation = excluded.relation,
-            function = excluded.function, declaration = excluded.declaration, version = excluded.version;
-    END IF;
-END $pgnotify$;
-"""
-
-    def _unregister(self) -> str:
-        functions = ", ".join(
-            f"{self.function(operation)}()" for operation in FUNCTION_SUFFIXES
-        )
-        return f"""DROP FUNCTION IF EXISTS {functions};
-DO $pgnotify$
-BEGIN
-    IF to_regclass({literal(self.ledger + ".django_pgnotify_trigger")}) IS NOT NULL THEN
-        DELETE FROM {self.ledger}.django_pgnotify_trigger AS r
-        WHERE r.name = {literal(self.trigger.topic)} AND r.relation = to_regclass(%(table_literal)s)::oid;
-    END IF;
-END $pgnotify$;
-"""
+    def _trigger_name(self, operation: str) -> str:
+        return f"{self.trigger.topic}_{operation}"

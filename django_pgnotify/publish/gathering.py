@@ -159,7 +159,9 @@ class Gathering:
             old, new = self.relation.record("OLD"), self.relation.record("NEW")
         if self.operation == "update":
             return self._gather_update(old, new) + self._gather_become(new)
-        plain = self.queries.insert(new) if self.operation == "insert" else self.queries.delete(old)
+        plain = (
+            self.queries.insert(new) if self.operation == "insert" else self.queries.delete(old)
+        )
         written = new if self.operation == "insert" else old
         return self._gather(plain) + self._gather_become(written)
 

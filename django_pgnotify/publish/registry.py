@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from django.db import router
 
@@ -20,16 +21,25 @@ if TYPE_CHECKING:
 
     Declared = tuple[type[models.Model], NotifyTrigger]
 
-Problem = Literal["missing", "outdated", "disabled"]
+Problem = Literal["missing", "outdated", "disabled", "invalid"]
+ENABLED = {
+    "A": "ENABLE ALWAYS",
+    "R": "ENABLE REPLICA",
+    "D": "DISABLE",
+}
+"""What somebody may have done to a trigger, by ``pg_trigger.tgenabled``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
     """A declared trigger that does not stand in the database as it should."""
 
-    model: type[models.Model]
     trigger: NotifyTrigger
     problem: Problem
+    model: type[models.Model] | None
+    """None where an operation names one that is gone."""
+    reason: str = ""
+    """Of an "invalid" one, which an operation has added to another model than there is now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,7 @@ class Installed:
     triggers: frozenset[str]
     """Names in pg_trigger: one for each operation."""
     enabled: bool
+    """False if one of them is silent in ordinary sessions."""
 
 
 def declared(connection: BaseDatabaseWrapper, apps: Apps) -> Iterator[Declared]:
@@ -51,13 +62,11 @@ def declared(connection: BaseDatabaseWrapper, apps: Apps) -> Iterator[Declared]:
                     yield model, constraint
 
 
-def all_declared(connection: BaseDatabaseWrapper, apps: Apps) -> list[Declared]:
-    """Those in ``Meta`` and those of applied AddNotifyTrigger operations. The migrations are read
-    each time, since the registry may be younger than they are."""
-    return [*declared(connection, apps), *_added_by_operations(connection, apps)]
-
-
-def _added_by_operations(connection: BaseDatabaseWrapper, apps: Apps) -> Iterator[Declared]:
+def _added_by_operations(
+    connection: BaseDatabaseWrapper,
+) -> Iterable[tuple[str, NotifyTrigger]]:
+    """Those of applied AddNotifyTrigger operations, with the label of the model. The migrations
+    are read each time, since the registry may be younger than they are."""
     from django.db.migrations.loader import MigrationLoader
 
     loader = MigrationLoader(connection, ignore_no_migrations=True)
@@ -68,18 +77,21 @@ def _added_by_operations(connection: BaseDatabaseWrapper, apps: Apps) -> Iterato
     for key in dict.fromkeys(plan):
         if key not in loader.applied_migrations:
             continue
-        for operation in loader.graph.nodes[key].operations:
+        for operation in _with_inner(loader.graph.nodes[key].operations):
             # Known by a mark, not by class: operations.py stands above this module.
             match getattr(operation, "notify_trigger", None):
                 case "add":
                     added[operation.trigger.topic] = (operation.model, operation.trigger)
                 case "remove":
                     added.pop(operation.trigger.topic, None)
-    for label, trigger in added.values():
-        try:
-            yield apps.get_model(label), trigger
-        except LookupError:
-            continue
+    return added.values()
+
+
+def _with_inner(operations: Iterable[Any]) -> Iterator[Any]:
+    """Operations, and those inside of SeparateDatabaseAndState."""
+    for operation in operations:
+        yield operation
+        yield from _with_inner(getattr(operation, "database_operations", ()))
 
 
 def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str, str], Installed]:
@@ -93,7 +105,7 @@ def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str, str], Ins
         cursor.execute(
             "SELECT s.nspname, c.relname, r.name,"
             ' CASE WHEN (s.nspname, c.relname) = (r.schema, r."table") AND c.oid = r.relation'
-            " THEN r.version ELSE '' END, array_agg(t.tgname::text), bool_and(t.tgenabled <> 'D')"
+            " THEN r.version ELSE '' END, array_agg(t.tgname::text), bool_and(t.tgenabled IN ('O', 'A'))"
             f" FROM {registry} AS r"
             ' JOIN pg_class c ON c.oid = r.relation OR c.relname = r."table"'
             " JOIN pg_namespace s ON s.oid = c.relnamespace"
@@ -112,16 +124,30 @@ def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str, str], Ins
 
 
 def drift(connection: BaseDatabaseWrapper, apps: Apps) -> list[Drift]:
-    """Declared triggers on tables that exist, but that are missing, outdated or disabled."""
+    """Declared triggers on tables that exist, but that are missing, outdated, disabled, or no
+    longer fit their model."""
     there = installed(connection)
     with connection.schema_editor(collect_sql=True, atomic=False) as editor:
-        compilers = [Compiler(t, model, editor) for model, t in all_declared(connection, apps)]
-        found = ((compiler, _problem(compiler, there)) for compiler in compilers)
-        return [
-            Drift(model=compiler.model, trigger=compiler.trigger, problem=problem)
-            for compiler, problem in found
-            if problem is not None
+        found = [
+            # One that is invalid is the business of the checks of declarations.
+            item
+            for model, trigger in declared(connection, apps)
+            if (item := _drift(Compiler(trigger, model, editor), there)) is not None
+            and item.problem != "invalid"
         ]
+        for label, trigger in _added_by_operations(connection):
+            try:
+                model = apps.get_model(label)
+            except LookupError as error:
+                if any(name == trigger.topic for _, _, name in there):
+                    found.append(
+                        Drift(trigger=trigger, model=None, problem="invalid", reason=str(error))
+                    )
+                continue
+            if router.allow_migrate_model(connection.alias, model):
+                item = _drift(Compiler(trigger, model, editor), there)
+                found += [] if item is None else [item]
+    return found
 
 
 def shared_names(connection: BaseDatabaseWrapper) -> list[tuple[str, list[str]]]:
@@ -133,7 +159,7 @@ def shared_names(connection: BaseDatabaseWrapper) -> list[tuple[str, list[str]]]
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT name, array_agg(DISTINCT schema)"
-            f" FROM {registry}"
+            f" FROM {registry} WHERE to_regprocedure(function) IS NOT NULL"
             " GROUP BY name HAVING count(DISTINCT schema) > 1 AND bool_or(EXISTS ("
             " SELECT FROM jsonb_array_elements_text(declaration -> 'groups') AS g"
             " WHERE strpos(g, '{schema}') = 0))"
@@ -141,32 +167,49 @@ def shared_names(connection: BaseDatabaseWrapper) -> list[tuple[str, list[str]]]
         return list(cursor.fetchall())
 
 
-def _problem(
-    compiler: Compiler, there: dict[tuple[str, str, str], Installed]
-) -> Problem | None:
+def _drift(compiler: Compiler, there: dict[tuple[str, str, str], Installed]) -> Drift | None:
     relation = compiler.relation
     if not relation.exists:
         return None
+    item = partial(Drift, model=compiler.model, trigger=compiler.trigger)
     entry = there.get((relation.schema, relation.name, compiler.trigger.topic))
     try:
         version, names = compiler.version, set(compiler.trigger_names)
-    except PgnotifyError:
-        return None  # nothing could be installed; the checks of declarations say why
+    except PgnotifyError as error:
+        return item(problem="invalid", reason=str(error))
     if entry is None or not entry.triggers >= names:
-        return "missing"
+        return item(problem="missing")
     if entry.version != version:
-        return "outdated"
-    return None if entry.enabled else "disabled"
+        return item(problem="outdated")
+    return None if entry.enabled else item(problem="disabled")
 
 
 def refresh(connection: BaseDatabaseWrapper, apps: Apps) -> None:
     """Install what is missing or outdated, then collect functions that no trigger uses any more.
     Two queries a trigger when nothing changed."""
-    for item in drift(connection, apps):
-        if item.problem != "disabled":
+    # The longest first: the functions of x are named as the one of x_ins once was.
+    for item in sorted(drift(connection, apps), key=lambda item: -len(item.trigger.topic)):
+        if item.model is not None and item.problem in ("missing", "outdated"):
             with connection.schema_editor(atomic=True) as editor:
-                editor.execute(Compiler(item.trigger, item.model, editor).create(), None)
+                _install(Compiler(item.trigger, item.model, editor))
     collect_orphans(connection)
+
+
+def _install(compiler: Compiler) -> None:
+    """Create the triggers, and leave silent or always awake which somebody has made so."""
+    table, names = compiler.relation.qualified, compiler.trigger_names
+    with compiler.editor.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT tgname, tgenabled::text FROM pg_trigger"
+            " WHERE tgrelid = to_regclass(%s) AND tgname = ANY(%s) AND tgenabled <> 'O'",
+            [table, names],
+        )
+        changed = cursor.fetchall()
+    compiler.editor.execute(compiler.create(), None)
+    for name, enabled in changed:
+        compiler.editor.execute(
+            f"ALTER TABLE {table} {ENABLED[enabled]} TRIGGER {compiler.quote(name)}", None
+        )
 
 
 def collect_orphans(connection: BaseDatabaseWrapper) -> None:

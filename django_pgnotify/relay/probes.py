@@ -172,10 +172,7 @@ async def _round_trip(layer: Any) -> None:
 def _triggers(alias: str) -> str:
     wrong = drift(connections[alias], apps)
     if wrong:
-        names = ", ".join(
-            f"{item.trigger.name} on {item.model._meta.label} is {item.problem}"
-            for item in wrong
-        )
+        names = ", ".join(f"{item.trigger.topic} is {item.problem}" for item in wrong)
         raise Failed(
             f"{names} in database {alias!r}. Run `manage.py makemigrations` and `manage.py"
             " migrate`; a disabled trigger is enabled by ALTER TABLE ... ENABLE TRIGGER."

@@ -12,11 +12,12 @@ import pytest
 from django.apps import apps as global_apps
 from django.contrib.auth.models import Group
 from django.core.management import call_command
-from django.db import connection, connections, migrations, models
+from django.db import connection, connections, migrations, models, transaction
 from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.questioner import MigrationQuestioner
 from django.db.migrations.state import ModelState, ProjectState
 from django.db.models import Q
+from django.db.utils import DatabaseError
 
 from django_pgnotify import NotifyTrigger
 from django_pgnotify.operations import AddNotifyTrigger, RemoveNotifyTrigger
@@ -396,6 +397,70 @@ def test_a_trigger_that_somebody_dropped_or_disabled_is_noticed() -> None:
     assert [item.problem for item in drift(connection, apps)] == ["missing"]
     refresh(connection, apps)
     assert drift(connection, apps) == []
+
+
+def test_a_trigger_that_speaks_in_replication_only_counts_as_disabled() -> None:
+    Thing = make(constraints=[trigger()], text=TEXT)
+    run("ALTER TABLE made_thing ENABLE REPLICA TRIGGER things_insert")
+    assert [item.problem for item in drift(connection, apps_of(Thing))] == ["disabled"]
+
+
+def test_an_upgrade_leaves_triggers_as_they_were_enabled() -> None:
+    Thing = make(constraints=[trigger()], text=TEXT)
+    run("ALTER TABLE made_thing ENABLE ALWAYS TRIGGER things_insert")
+    run("ALTER TABLE made_thing DISABLE TRIGGER things_update")
+    run("UPDATE django_pgnotify_trigger SET version = 'old' WHERE name = 'things'")
+    refresh(connection, apps_of(Thing))
+    assert run(
+        "SELECT tgname, tgenabled::text FROM pg_trigger"
+        " WHERE tgrelid = 'made_thing'::regclass ORDER BY 1"
+    ) == [("things_delete", "O"), ("things_insert", "A"), ("things_update", "D")]
+
+
+def test_somebody_elses_trigger_of_the_same_name_is_neither_replaced_nor_dropped() -> None:
+    Thing = make(constraints=[], text=TEXT)
+    run(
+        "CREATE FUNCTION made_audit() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN NULL; END $$"
+    )
+    theirs = "CREATE TRIGGER things_{0} AFTER {0} ON made_thing EXECUTE FUNCTION made_audit()"
+    run(theirs.format("insert"))
+    with (
+        pytest.raises(DatabaseError, match=r"triggers of its own.*things_insert"),
+        transaction.atomic(),
+        connection.schema_editor() as editor,
+    ):
+        editor.add_constraint(Thing, trigger())
+    run("DROP TRIGGER things_insert ON made_thing")
+    run(theirs.format("truncate"))
+    with connection.schema_editor() as editor:
+        editor.add_constraint(Thing, trigger())
+        editor.remove_constraint(Thing, trigger())
+    assert run("SELECT tgname FROM pg_trigger WHERE tgrelid = 'made_thing'::regclass") == [
+        ("things_truncate",)
+    ]
+
+
+def test_topics_that_look_like_functions_of_each_other_stay_apart() -> None:
+    first, second = (
+        NotifyTrigger(name=name, fields=["id"], on=["insert"])
+        for name in ("things", "things_ins")
+    )
+    Thing = make(constraints=[first, second], text=TEXT)
+    # As the second one was installed when a topic had one function.
+    run(
+        "CREATE OR REPLACE TRIGGER things_ins_insert AFTER INSERT ON made_thing"
+        " REFERENCING NEW TABLE AS pgnotify_new EXECUTE FUNCTION pgnotify_things_ins();"
+        "DROP FUNCTION pgnotify_things_ins_ins();"
+        "UPDATE django_pgnotify_trigger SET version = 'old'"
+    )
+    with connection.schema_editor() as editor:
+        editor.remove_constraint(Thing, first)
+    refresh(connection, apps_of(Thing))
+    ledger = Ledger()
+    Thing.objects.create()
+    assert sorted(row["topic"] for row in ledger.rows()) == ["things", "things_ins"]
+    assert drift(connection, apps_of(Thing)) == []
 
 
 def test_refreshing_twice_writes_nothing(django_assert_max_num_queries: Any) -> None:

@@ -74,8 +74,9 @@ class Project:
     def models(self, field: str = "status", more: str = "") -> None:
         (self.folder / "desk" / "models.py").write_text(MODELS.format(field=field, more=more))
 
-    def manage(self, *args: str, answers: str = "") -> str:
-        """Run ``manage.py`` and give what it prints; a non-zero exit fails the test."""
+    def manage(self, *args: str, answers: str = "", errors: bool = False) -> str:
+        """Run ``manage.py`` and give what it prints, with `errors` on stderr too; a non-zero exit
+        fails the test."""
         path = os.pathsep.join([str(self.folder), str(BASE_DIR.parent)])
         done = subprocess.run(
             [sys.executable, "-m", "django", *args],
@@ -91,7 +92,7 @@ class Project:
             timeout=100,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return done.stdout + (done.stderr if errors else "")
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as session:

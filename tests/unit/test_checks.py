@@ -466,6 +466,16 @@ def test_names_that_stand_in_two_schemas_without_the_schema_in_each_group_are_an
     assert "{schema}" in str(message.hint)
 
 
+def test_a_schema_that_was_dropped_stands_in_nobodys_way(declared: NotifyTrigger) -> None:
+    install(declared)
+    run(
+        "INSERT INTO django_pgnotify_trigger SELECT 'tenant', \"table\", name, 1,"
+        " 'tenant.pgnotify_patrons_ins()', declaration, version"
+        " FROM django_pgnotify_trigger WHERE name = 'patrons'"
+    )
+    assert database_messages() == []
+
+
 def test_names_that_the_models_tell_apart_by_now_keep_migrate_from_nothing(
     declared: NotifyTrigger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
