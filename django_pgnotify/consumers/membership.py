@@ -16,7 +16,7 @@ from channels.layers import get_channel_layer
 
 from ..backoff import Backoff
 from ..conf import settings
-from ..ending import heed_cancellation
+from ..ending import end, heed_cancellation
 from ..exceptions import PgnotifyError
 from ..groups import HUB_GROUP, wire_name
 
@@ -101,11 +101,11 @@ class Membership:
             heed_cancellation()
             try:
                 if was_lost:
-                    await self.renew()
-                    self._heard_now()
-                    self._joined()
+                    receiving = await self._come_back()
                     was_lost = False
-                await self._receive_once()
+                    await receiving
+                else:
+                    await self._receive_once()
                 backoff.reset()
             except TimeoutError:
                 was_lost = True
@@ -123,6 +123,20 @@ class Membership:
             async with asyncio.timeout(LEAVE_SECONDS):
                 for group in list(self._members):
                     await self.leave(group)
+
+    async def _come_back(self) -> asyncio.Task[None]:
+        """Join all groups anew and give the task that receives meanwhile: channels_redis' pub/sub
+        layer knows no channel whose receive() was cancelled, until there is another one."""
+        receiving = asyncio.create_task(self._receive_once())
+        try:
+            await asyncio.sleep(0)  # it begins
+            await self.renew()
+        except BaseException:
+            await end({receiving})
+            raise
+        self._heard_now()
+        self._joined()
+        return receiving
 
     async def _receive_once(self) -> None:
         async with asyncio.timeout(_patience_seconds()):

@@ -16,7 +16,7 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 
 from django_pgnotify.consumers import access
-from django_pgnotify.consumers.membership import Membership
+from django_pgnotify.consumers.membership import SILENT_HEARTBEATS, Membership
 from django_pgnotify.groups import HUB_GROUP
 from tests.hub_kit import Browser, publish, query, relay, tell
 from tests.servers.proxy import TcpProxy
@@ -95,6 +95,32 @@ async def test_nothing_is_missed_over_a_layer_that_drops_at_capacity(
     async with Browser() as browser:
         await browser.subscribe("orders", since=position)
         assert await everything(browser, 20) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        POSTGRES,
+        pytest.param(REDIS, marks=pytest.mark.redis),
+        pytest.param(PUBSUB, marks=pytest.mark.redis),
+    ],
+    ids=lambda path: path.rpartition(".")[2],
+)
+@override_settings(PGNOTIFY=QUICK)
+async def test_a_hub_that_heard_nothing_for_long_hears_again(
+    path: str, use_layer: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
+    config: dict[str, Any] = {}
+    if path != POSTGRES:
+        config["hosts"] = [request.getfixturevalue("redis").url]
+    use_layer(path, **config)
+    await relay()
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        # No pglisten runs meanwhile. It begins to suspect the layer, more than once.
+        await asyncio.sleep(3 * SILENT_HEARTBEATS * QUICK["HEARTBEAT_SECONDS"])
+        await tell(1, "orders")
+        assert await browser.data() == [1]
 
 
 @pytest.mark.redis
