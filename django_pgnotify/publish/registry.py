@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from django.db import router
 
 from ..exceptions import PgnotifyError
 from ..ledger.install import literal, schema_of_ledger
+from .added import added_by_operations
 from .compiler import SUFFIX_LENGTH, Compiler
 from .trigger import NotifyTrigger
 
@@ -62,38 +63,6 @@ def declared(connection: BaseDatabaseWrapper, apps: Apps) -> Iterator[Declared]:
                     yield model, constraint
 
 
-def _added_by_operations(
-    connection: BaseDatabaseWrapper,
-) -> Iterable[tuple[str, NotifyTrigger]]:
-    """Those of applied AddNotifyTrigger operations, with the label of the model. The migrations
-    are read each time, since the registry may be younger than they are."""
-    from django.db.migrations.loader import MigrationLoader
-
-    loader = MigrationLoader(connection, ignore_no_migrations=True)
-    added: dict[str, tuple[str, NotifyTrigger]] = {}
-    plan = [
-        key for leaf in loader.graph.leaf_nodes() for key in loader.graph.forwards_plan(leaf)
-    ]
-    for key in dict.fromkeys(plan):
-        if key not in loader.applied_migrations:
-            continue
-        for operation in _with_inner(loader.graph.nodes[key].operations):
-            # Known by a mark, not by class: operations.py stands above this module.
-            match getattr(operation, "notify_trigger", None):
-                case "add":
-                    added[operation.trigger.topic] = (operation.model, operation.trigger)
-                case "remove":
-                    added.pop(operation.trigger.topic, None)
-    return added.values()
-
-
-def _with_inner(operations: Iterable[Any]) -> Iterator[Any]:
-    """Operations, and those inside of SeparateDatabaseAndState."""
-    for operation in operations:
-        yield operation
-        yield from _with_inner(getattr(operation, "database_operations", ()))
-
-
 def installed(connection: BaseDatabaseWrapper) -> dict[tuple[str, str, str], Installed]:
     """What stands in the database by (schema, table, name); empty without a ledger. An entry
     that names another table than its oid (after a rename or a restore) is outdated."""
@@ -135,7 +104,7 @@ def drift(connection: BaseDatabaseWrapper, apps: Apps) -> list[Drift]:
             if (item := _drift(Compiler(trigger, model, editor), there)) is not None
             and item.problem != "invalid"
         ]
-        for label, trigger in _added_by_operations(connection):
+        for label, trigger in added_by_operations(connection):
             try:
                 model = apps.get_model(label)
             except LookupError as error:
