@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from .conf import settings
+from .ending import within
 from .exceptions import ListenerRefused
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
+    from psycopg.abc import Query
 
 APPLICATION_NAME = "django_pgnotify"
 
@@ -100,11 +102,7 @@ async def connect(
     connection = await InterruptibleConnection.open(**parameters)
     role = connections[alias].settings_dict["OPTIONS"].get("assume_role")
     if role:
-        try:
-            await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
-        except BaseException:
-            await connection.close()
-            raise
+        await execute_first(connection, sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
     return connection
 
 
@@ -117,9 +115,20 @@ async def connect_listener(alias: str, *, application_name: str) -> AsyncConnect
         connection = await connect(direct, application_name=application_name)
     else:
         connection = await connect(alias, application_name=application_name, overrides=listener)
+    await execute_first(connection, UNLIMITED)
+    return connection
+
+
+async def execute_first(connection: AsyncConnection[Any], *queries: Query) -> None:
+    """Run what a new connection begins with. It is closed if that fails, or takes longer than to
+    connect may take: a server that is frozen raises nothing."""
+
+    async def execute() -> None:
+        for query in queries:
+            await connection.execute(query)
+
     try:
-        await connection.execute(UNLIMITED)
+        await within(settings.CONNECT_TIMEOUT_SECONDS, execute())
     except BaseException:
         await connection.close()
         raise
-    return connection

@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Goodbye: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 AGAIN_SECONDS = 0.5
@@ -31,6 +32,19 @@ async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
         for task in waiting:
             task.cancel()
         _, waiting = await asyncio.wait(waiting, timeout=AGAIN_SECONDS)
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """Do something in this time, or end it for good and raise TimeoutError."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        in_time = task.done()
+    finally:
+        await end({task})
+    if not in_time:
+        raise TimeoutError(f"no answer within {seconds} seconds")
+    return task.result()
 
 
 def heed_cancellation(known: int = 0) -> None:
@@ -78,6 +92,9 @@ def _say(loop: asyncio.AbstractEventLoop, goodbye: Goodbye) -> None:
     if loop.is_closed() or asyncio._get_running_loop() is not None:
         return
     try:
+        # A stop() before close() waits for the next run, which it would end too early.
+        loop.call_soon(loop.stop)
+        loop.run_forever()
         loop.run_until_complete(goodbye())
     except (Exception, asyncio.CancelledError):  # the others have something to say too
         logger.exception("what an event loop has left open was not closed")

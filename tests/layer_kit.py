@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+import psycopg
+from asgiref.sync import async_to_sync
+from django.db import connection
 
 from tests.tables import run
 
@@ -49,3 +55,26 @@ def count_our_connections() -> int:
     # Else a transaction goes on seeing what it saw first.
     run("SELECT pg_stat_clear_snapshot()")
     return int(run(OUR_CONNECTIONS)[0][0])
+
+
+def run_to_its_end(main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """``asyncio.run`` that fails instead of hanging."""
+    running = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    running.start()
+    running.join(2 * PATIENCE_SECONDS)
+    assert not running.is_alive(), "the loop has not ended"
+
+
+def own_connection() -> psycopg.Connection[Any]:
+    """One that commits for itself, to be used in any thread."""
+    parameters = connection.get_connection_params()
+    for key in ("cursor_factory", "context"):
+        parameters.pop(key, None)
+    return psycopg.connect(**parameters, autocommit=True)
+
+
+def all_received(layer: Any, tasks: list[asyncio.Task[Any]]) -> list[int]:
+    """The numbers that tasks took, and those that are still there."""
+    taken = [task.result()["n"] for task in tasks if task.done() and not task.cancelled()]
+    left: list[int] = async_to_sync(drained)(layer, "plain")
+    return sorted(taken + left)

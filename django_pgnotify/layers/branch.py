@@ -77,7 +77,8 @@ class Branch:
         self._losses = losses
         self._waits: set[Waiter] = set()
         """Of receive() calls that wait in this branch now."""
-        self._is_closed = False
+        self.is_closed = False
+        """True from the beginning of close()."""
         self._sender = Sender(alias)
         self._store = Store(self._sender, prefix=prefix, expiry=expiry, sweeping=sweeping)
         self._claims = Claims(self._store, announce=self._announce, losses=losses)
@@ -137,8 +138,9 @@ class Branch:
         await self._post(self._groups_pg_channel, Kind.FLUSH, "", "")
 
     async def close(self) -> None:
-        """End tasks and connections. Who waits to receive hears of it."""
-        self._is_closed = True
+        """End tasks and connections. Who waits to receive hears of it. After one that was
+        cancelled another one does the rest."""
+        self.is_closed = True
         for waiter in self._waits:
             if not waiter.done():
                 waiter.set_result(None)
@@ -147,11 +149,11 @@ class Branch:
         await self._claims.settle()
         await self._sender.close()
         await self._claims.finish()
-        if await self._claims.settle():  # by a sender that is open again
-            await self._sender.close()
+        await self._claims.settle()  # by a sender that is open again
+        await self._sender.close()
 
     async def _wait(self, stirred: Waiter) -> None:
-        if self._is_closed:
+        if self.is_closed:
             raise Closed
         self._waits.add(stirred)
         try:

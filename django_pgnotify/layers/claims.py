@@ -7,13 +7,15 @@ must be given back: soon, and at the latest when the loop is closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import psycopg
 
 from .listening import Closed
 from .losses import Losses
+from .statements import Rows
 from .storing import Claim, Store
 
 
@@ -21,7 +23,11 @@ class Claims:
     """Takes and gives back. `announce(name)` tells readers that there is a message."""
 
     def __init__(
-        self, store: Store, *, announce: Callable[[str], Awaitable[None]], losses: Losses
+        self,
+        store: Store,
+        *,
+        announce: Callable[[str], Coroutine[Any, Any, None]],
+        losses: Losses,
     ) -> None:
         self._store = store
         self._announce = announce
@@ -29,9 +35,9 @@ class Claims:
         self._under_way = 0
         self._none_under_way = asyncio.Event()
         self._none_under_way.set()
-        self._owed: dict[int, tuple[str, Claim]] = {}
-        """Claims that no receive() has taken, with their names, by row."""
-        self._returning: asyncio.Task[None] | None = None
+        self._owed: dict[asyncio.Future[Rows], str] = {}
+        """Claims that no receive() has taken, and that are being given back: their names."""
+        self._announcing: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     async def take(self, name: str) -> str | None:
@@ -55,13 +61,12 @@ class Claims:
         """Return when nothing is under way any more."""
         await self._none_under_way.wait()
 
-    async def settle(self) -> bool:
-        """Return when all that is owed has been given back; True if there was any."""
-        was_owing = bool(self._owed)
-        while self._owed:
-            # The task may have been cancelled, as all are when a loop ends.
-            await asyncio.wait({self._giving_back()})
-        return was_owing
+    async def settle(self) -> None:
+        """Return when all that is owed has been given back."""
+        while self._owed or self._announcing:
+            owed: list[asyncio.Future[Any]] = [*self._owed, *self._announcing]
+            await asyncio.wait(owed)
+            await asyncio.sleep(0)  # what is done may still wait for _returned()
 
     async def _take(self, name: str) -> str | None:
         try:
@@ -74,21 +79,16 @@ class Claims:
         return None if claim is None else claim.body.decode("ascii")
 
     def _owe(self, name: str, claim: Claim) -> None:
-        self._owed[claim.row] = (name, claim)
-        self._giving_back()
+        # No task: all are cancelled when a loop ends, and this must be done exactly once.
+        returned = self._store.give_back(claim)
+        self._owed[returned] = name
+        returned.add_done_callback(self._returned)
 
-    def _giving_back(self) -> asyncio.Task[None]:
-        if self._returning is None or self._returning.done():
-            self._returning = asyncio.get_running_loop().create_task(self._give_back())
-        return self._returning
-
-    async def _give_back(self) -> None:
-        while self._owed:
-            row, (name, claim) = next(iter(self._owed.items()))
-            try:
-                await self._store.give_back(claim, then=partial(self._owed.pop, row, None))
-            except Exception as error:
-                self._losses.drop(1, f"a claimed message could not be given back: {error!r}")
-                self._owed.pop(row, None)
-            else:
-                await self._announce(name)
+    def _returned(self, returned: asyncio.Future[Rows]) -> None:
+        name = self._owed.pop(returned)
+        if (error := returned.exception()) is not None:
+            self._losses.drop(1, f"a claimed message could not be given back: {error!r}")
+            return
+        announcing = asyncio.get_running_loop().create_task(self._announce(name))
+        self._announcing.add(announcing)
+        announcing.add_done_callback(self._announcing.discard)

@@ -75,7 +75,8 @@ class PostgresChannelLayer(BaseChannelLayer):
             capacity=self.get_capacity, expiry=self.expiry, forget_after=self.group_expiry
         )
         self._heard = Heard()
-        self._branches: dict[asyncio.AbstractEventLoop, Branch] = {}
+        self._branches: dict[asyncio.AbstractEventLoop, list[Branch]] = {}
+        """The last one of a loop is in use, unless it is closed; others are being closed."""
         self._numbers = itertools.count()
         self._told: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
         """Loops that say goodbye."""
@@ -194,27 +195,34 @@ class PostgresChannelLayer(BaseChannelLayer):
 
     def _branch(self) -> Branch:
         loop = asyncio.get_running_loop()
-        if loop not in self._branches:
-            for other in [other for other in list(self._branches) if other.is_closed()]:
-                # Closed past our goodbye: what it held is collected. Another thread may be faster.
-                self._branches.pop(other, None)
-            self._branches[loop] = Branch(
-                self._process,
-                next(self._numbers),
-                mailbox=self._mailbox,
-                heard=self._heard,
-                alias=self.database,
-                prefix=self.prefix,
-                expiry=self.expiry,
-                capacity=self.get_capacity,
-                losses=self._losses,
-                sweeping=self._sweeping,
-            )
-            if loop not in self._told:
-                self._told.add(loop)
-                # Else each call of async_to_sync would leave a connection behind.
-                before_close(loop, partial(self._leave_for_good, loop))
-        return self._branches[loop]
+        branches = self._branches.get(loop)
+        if not branches or branches[-1].is_closed:
+            branches = self._begin_branch(loop)
+        return branches[-1]
+
+    def _begin_branch(self, loop: asyncio.AbstractEventLoop) -> list[Branch]:
+        for other in [other for other in list(self._branches) if other.is_closed()]:
+            # Closed past our goodbye: what it held is collected. Another thread may be faster.
+            self._branches.pop(other, None)
+        branch = Branch(
+            self._process,
+            next(self._numbers),
+            mailbox=self._mailbox,
+            heard=self._heard,
+            alias=self.database,
+            prefix=self.prefix,
+            expiry=self.expiry,
+            capacity=self.get_capacity,
+            losses=self._losses,
+            sweeping=self._sweeping,
+        )
+        branches = self._branches.setdefault(loop, [])
+        branches.append(branch)
+        if loop not in self._told:
+            self._told.add(loop)
+            # Else each call of async_to_sync would leave a connection behind.
+            before_close(loop, partial(self._leave_for_good, loop))
+        return branches
 
     async def _in_branch(self, work: Callable[[Branch], Awaitable[T]]) -> T:
         """Do something in this loop's branch; again in a new one if that is closed meanwhile."""
@@ -231,8 +239,13 @@ class PostgresChannelLayer(BaseChannelLayer):
         await self._leave(loop)
 
     async def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        if (branch := self._branches.pop(loop, None)) is not None:
+        branches = self._branches.get(loop, [])
+        for branch in list(branches):
             await branch.close()
+            if branch in branches:  # two may be at it
+                branches.remove(branch)
+        if not branches:
+            self._branches.pop(loop, None)
 
 
 _layers: WeakSet[PostgresChannelLayer] = WeakSet()

@@ -20,7 +20,7 @@ from psycopg import sql
 
 from ..backoff import Backoff
 from ..conf import settings
-from ..connecting import APPLICATION_NAME, connect_listener
+from ..connecting import APPLICATION_NAME, connect_listener, execute_first
 from ..ending import end, heed_cancellation
 from ..exceptions import ListenerRefused
 from ..hearing import Hearing
@@ -87,7 +87,8 @@ class Listening:
         """Begin to listen, unless it has begun; never waits."""
         if self._is_closed:
             raise Closed
-        if self._tasks and not any(task.done() for task in self._tasks):
+        # All tasks are cancelled when a loop ends, and who says goodbye may still want to hear.
+        if self._tasks and not any(task.done() or task.cancelling() for task in self._tasks):
             return
         for task in self._tasks:
             task.cancel()
@@ -115,8 +116,7 @@ class Listening:
         """Stop listening, for good."""
         self._is_closed = True
         self._live.set()
-        tasks, self._tasks = self._tasks, []
-        await end(tasks)
+        await end(self._tasks)
         if inspect.iscoroutine(self._rest):
             self._rest.close()  # what nobody has begun to wait for
 
@@ -137,10 +137,9 @@ class Listening:
         )
         try:
             hearing = Hearing(connection, self._hear)
-            for pg_channel in self._pg_channels:
-                await connection.execute(
-                    sql.SQL("LISTEN {}").format(sql.Identifier(pg_channel))
-                )
+            listen = sql.SQL("LISTEN {}")
+            names = map(sql.Identifier, self._pg_channels)
+            await execute_first(connection, *map(listen.format, names))
             async with asyncio.TaskGroup() as group:
                 group.create_task(hearing.run())
                 await self._prove()

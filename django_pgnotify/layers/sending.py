@@ -10,6 +10,7 @@ import asyncio
 import select
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, LiteralString, TypeAlias
 
 import psycopg
@@ -29,6 +30,15 @@ Link: TypeAlias = psycopg.AsyncConnection[Any]
 Batch: TypeAlias = list[Statement]
 
 
+@dataclass(eq=False, slots=True)
+class Left:
+    """What a sender had until it began anew."""
+
+    connection: Link | None
+    worker: asyncio.Task[None] | None
+    running: Batch
+
+
 class Sender:
     """Runs statements on a connection that is opened on first use and rebuilt after a loss.
 
@@ -44,6 +54,8 @@ class Sender:
         self._worker: asyncio.Task[None] | None = None
         self._turn = object()
         """Another one for each worker that is started or given up."""
+        self._left: list[Left] = []
+        """What a close() that was cancelled has still to end."""
         self._burials: set[asyncio.Task[None]] = set()
 
     async def notify(self, pg_channel: str, payload: str) -> None:
@@ -74,31 +86,43 @@ class Sender:
                 unwanted(done.result())  # they came in the same turn of the event loop
             raise
 
+    def execute_next(
+        self, query: LiteralString, parameters: Parameters
+    ) -> asyncio.Future[Rows]:
+        """Run a statement before all that wait, again if it is interrupted; never waits."""
+        done: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
+        self._waiting.appendleft(Statement(query, parameters, done, is_repeatable=True))
+        self._ensure_worker()
+        return done
+
     def give_up(self, reason: str = "the connection was given up") -> None:
         """Leave the connection, which does not answer; the next statement opens a new one."""
-        connection, worker, running = self._let_go(reason)
-        fail(running, psycopg.OperationalError(reason))
-        burial = asyncio.get_running_loop().create_task(_buried(connection, worker))
+        left = self._let_go(reason)
+        fail(left.running, psycopg.OperationalError(reason))
+        burial = asyncio.get_running_loop().create_task(_buried(left))
         self._burials.add(burial)
         burial.add_done_callback(self._burials.discard)
 
     async def close(self) -> None:
-        """End everything; a later execute() opens anew."""
+        """End everything; a later execute() opens anew. After one that was cancelled another one
+        does the rest."""
         reason = "the connection was closed"
-        connection, worker, running = self._let_go(reason)
-        try:
-            if worker is not None:
+        self._left.append(self._let_go(reason))
+        while self._left:
+            left = self._left[0]
+            if left.worker is not None:
                 # Not cancelled at once, let alone twice: what it is about to get would be lost.
-                await asyncio.wait({worker}, timeout=LAST_SECONDS)
-        finally:
-            fail(running, psycopg.OperationalError(reason))
-            await _buried(connection, worker)
+                await asyncio.wait({left.worker}, timeout=LAST_SECONDS)
+            fail(left.running, psycopg.OperationalError(reason))
+            await _buried(left)
+            if left in self._left:  # two may be at it
+                self._left.remove(left)
         if self._burials:
             await asyncio.wait(self._burials)
 
-    def _let_go(self, reason: str) -> tuple[Link | None, asyncio.Task[None] | None, Batch]:
+    def _let_go(self, reason: str) -> Left:
         """Begin anew: fail what waits, and give what is left of before."""
-        left = self._connection, self._worker, self._running
+        left = Left(self._connection, self._worker, self._running)
         self._connection, self._worker, self._running = None, None, []
         self._turn = object()
         waiting, self._waiting = self._waiting, deque()
@@ -107,25 +131,27 @@ class Sender:
 
     def _enqueue(self, statement: Statement) -> None:
         self._waiting.append(statement)
-        if self._worker is None or self._worker.done():
-            self._start()
+        self._ensure_worker()
 
-    def _start(self) -> None:
-        self._turn = turn = object()
-        self._worker = asyncio.get_running_loop().create_task(self._work(turn))
+    def _ensure_worker(self) -> None:
+        if self._worker is None or self._worker.done():
+            self._turn = turn = object()
+            self._worker = asyncio.get_running_loop().create_task(self._work(turn))
+            self._worker.add_done_callback(lambda _: self._worker_ended(turn))
+
+    def _worker_ended(self, turn: object) -> None:
+        """Start another one for what came before it had ended: one that is cancelled, as all tasks
+        are when a loop ends, perhaps before it began. Who says goodbye then must not wait for ever.
+        """
+        if self._turn is turn and self._waiting:
+            self._ensure_worker()
 
     async def _work(self, turn: object) -> None:
         """Run what waits; it ends when nothing does, so that no loop closes upon it."""
-        try:
-            # A worker that was given up may be slow to end; another one has its place.
-            while self._turn is turn and (batch := taken(self._waiting)):
-                self._running = batch
-                await self._attempt(batch, turn)
-        except asyncio.CancelledError:
-            # As all tasks are when a loop ends. Who says goodbye then must not wait for ever.
-            if self._turn is turn and self._waiting:
-                self._start()
-            raise
+        # A worker that was given up may be slow to end; another one has its place.
+        while self._turn is turn and (batch := taken(self._waiting)):
+            self._running = batch
+            await self._attempt(batch, turn)
 
     async def _attempt(self, batch: Batch, turn: object) -> None:
         reason = f"no answer within {STATEMENT_SECONDS} seconds"
@@ -134,6 +160,9 @@ class Sender:
         try:
             succeed(batch, await self._run(joined(batch), turn))
         except asyncio.CancelledError:
+            if self._turn is turn:
+                self._waiting.extendleft(one for one in batch if one.is_repeatable)
+                batch = [one for one in batch if not one.is_repeatable]
             fail(batch, psycopg.OperationalError("the statement was cancelled"))
             raise
         except Exception as error:
@@ -194,10 +223,10 @@ async def _fetched(connection: Link, statement: Statement) -> Rows:
     return await cursor.fetchall() if cursor.description else []
 
 
-async def _buried(connection: Link | None, worker: asyncio.Task[None] | None) -> None:
+async def _buried(left: Left) -> None:
     try:
-        if worker is not None:
-            await end({worker})
+        if left.worker is not None:
+            await end({left.worker})
     finally:
-        if connection is not None:
-            await connection.close()
+        if left.connection is not None:
+            await left.connection.close()

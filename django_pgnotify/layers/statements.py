@@ -35,6 +35,8 @@ class Statement:
     """Ask for the rows in PostgreSQL's binary form."""
     unwanted: Callable[[Rows], object] | None = None
     """Gets the rows where nobody waits any more."""
+    is_repeatable: bool = False
+    """True if it must be run again where nobody knows whether it was."""
 
     @property
     def is_void(self) -> bool:

@@ -9,6 +9,7 @@ whoever deletes it has it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,12 +150,11 @@ class Store:
             parameters = (self._stored_name(name),)
             return _claimed(await self._sender.execute(CLAIM, parameters, unwanted=leave))
 
-    async def give_back(self, claim: Claim, *, then: Callable[[], object]) -> None:
-        """Undo a claim; the message has its old place in the order again. `then` is called when
-        it is done, even if the caller is cancelled meanwhile."""
+    def give_back(self, claim: Claim) -> asyncio.Future[Rows]:
+        """Undo a claim, before anything else is done; the message has its old place in the order
+        again."""
         values = (claim.row, claim.name, claim.body, claim.expires_at)
-        await self._sender.execute(GIVE_BACK, values, unwanted=lambda rows: then())
-        then()
+        return self._sender.execute_next(GIVE_BACK, values)
 
     async def flush(self) -> None:
         """Delete what waits for any name of this prefix."""

@@ -7,19 +7,25 @@ import contextlib
 import gc
 import threading
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-from asgiref.sync import async_to_sync
-from django.db import connection
 from psycopg import AsyncConnection
 
 from django_pgnotify.connecting import connect
 from django_pgnotify.layers import PostgresChannelLayer
 from django_pgnotify.layers.storing import CLAIM
-from tests.layer_kit import PATIENCE_SECONDS, drained, numbered, received, wait_for_connections
+from tests.layer_kit import (
+    PATIENCE_SECONDS,
+    all_received,
+    numbered,
+    own_connection,
+    received,
+    run_to_its_end,
+    wait_for_connections,
+)
 from tests.tables import run
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -39,29 +45,6 @@ def prefix() -> str:
 @pytest.fixture
 def layer(prefix: str) -> PostgresChannelLayer:
     return PostgresChannelLayer(prefix=prefix, capacity=1000)
-
-
-def run_to_its_end(main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    """``asyncio.run`` that fails instead of hanging."""
-    running = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
-    running.start()
-    running.join(2 * PATIENCE_SECONDS)
-    assert not running.is_alive(), "the loop has not ended"
-
-
-def own_connection() -> psycopg.Connection[Any]:
-    """One that commits for itself, to be used in any thread."""
-    parameters = connection.get_connection_params()
-    for key in ("cursor_factory", "context"):
-        parameters.pop(key, None)
-    return psycopg.connect(**parameters, autocommit=True)
-
-
-def all_received(layer: PostgresChannelLayer, tasks: list[asyncio.Task[Any]]) -> list[int]:
-    """The numbers that tasks took, and those that are still there."""
-    taken = [task.result()["n"] for task in tasks if task.done() and not task.cancelled()]
-    left: list[int] = async_to_sync(drained)(layer, "plain")
-    return sorted(taken + left)
 
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 2, 3, 4, 5, 6])

@@ -25,6 +25,9 @@ class TcpProxy:
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._refusing = False
+        self._last_words = b""
+        self.delay_seconds = 0.0
+        """How long all bytes take, each way."""
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,9 +65,14 @@ class TcpProxy:
         """Hold all bytes back, in both directions, until ``resume()``: a black hole."""
         self._call(self._flowing.clear)
 
+    def silence_at(self, words: bytes) -> None:
+        """The same, as soon as somebody says these words, which are not heard any more."""
+        self._last_words = words
+
     def resume(self) -> None:
         """Let everything flow again, what was held back first."""
         self._refusing = False
+        self._last_words = b""
         self._call(self._flowing.set)
 
     def stop(self) -> None:
@@ -134,7 +142,10 @@ class TcpProxy:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK_BYTES):
+            if self._last_words and self._last_words in data:
+                self._flowing.clear()
             await self._flowing.wait()
+            await asyncio.sleep(self.delay_seconds)
             writer.write(data)
             await writer.drain()
         await self._flowing.wait()  # a farewell does not cross a black hole either
