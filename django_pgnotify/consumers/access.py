@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 """A look takes a millisecond. A frozen server says nothing at all, so it is given up and tried
 on a new connection."""
+READ_SECONDS = 60.0
+"""For the next row of a read. It takes milliseconds, or as long as it takes to search a million."""
 
 
 class Link:
@@ -107,7 +109,11 @@ class Access:
         async with self._reads.use() as (connection, schema):
             rows = read_range(connection, schema, after, upto, groups)
             async with aclosing(rows):
-                async for row in rows:
+                while True:
+                    async with asyncio.timeout(READ_SECONDS):
+                        row = await anext(rows, None)
+                    if row is None:
+                        return
                     yield row
 
     async def close(self) -> None:

@@ -22,8 +22,12 @@ from ..groups import HUB_GROUP, wire_name
 
 logger = logging.getLogger(__name__)
 
+HEARTBEAT = "pgnotify.heartbeat"
+"""Type of the message that each hub gets, whatever happens. It proves that we are a member."""
 SILENT_HEARTBEATS = 3
 """Heartbeats that may fail to come before the layer is thought to have forgotten us."""
+JOIN_SECONDS = 15.0
+"""A Redis whose host was replaced says nothing at all. Our own layer says sooner why it can't."""
 LEAVE_SECONDS = 2.0
 """A client that goes does not wait longer for a channel layer that is frozen."""
 
@@ -55,7 +59,7 @@ class Membership:
         self._members: set[str] = set()
         self._lock = asyncio.Lock()
         self._was_told = False
-        """True from the first failure until something is heard."""
+        """True from the first failure until a heartbeat is heard."""
         self._heard_now()
 
     async def join(self, group: str) -> None:
@@ -141,10 +145,14 @@ class Membership:
     async def _receive_once(self) -> None:
         async with asyncio.timeout(_patience_seconds()):
             message = await self._layer.receive(self._channel)
-        self._heard_now()
+        if message.get("type") == HEARTBEAT:
+            self._heard_now()
         self._received(message)
         # A full channel gives its messages without waiting; others want to run too.
         await asyncio.sleep(0)
+        if self._is_silent_for_long():
+            # The layer may have forgotten all but the one group that is busy.
+            raise TimeoutError("no heartbeat among what is heard")
 
     def _heard_now(self) -> None:
         self._heard_at = asyncio.get_running_loop().time()
@@ -169,9 +177,10 @@ class Membership:
                 self._members.add(group)
 
     async def _join(self, group: str) -> None:
-        if not self._channel:
-            self._channel = await self._layer.new_channel()
-        await self._layer.group_add(wire_name(group, self._alias), self._channel)
+        async with asyncio.timeout(JOIN_SECONDS):
+            if not self._channel:
+                self._channel = await self._layer.new_channel()
+            await self._layer.group_add(wire_name(group, self._alias), self._channel)
 
 
 def _patience_seconds() -> float:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 
-from ..ending import end, start_last
+from ..ending import end, heed_cancellation, start_last
 from . import hubs, snapshots
 from .asking import Consumer
 from .batches import Batch
@@ -123,7 +123,8 @@ class Session:
         except snapshots.Failed as failed:
             logger.error("%s: its client is disconnected", failed, exc_info=failed.__cause__)
             await self._failed()
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            heed_cancellation()
             logger.exception("a client can't be served any more")
             await self._failed()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import connections, transaction
 from django.db.models import Model, QuerySet
 
 from ..backoff import Backoff
@@ -25,6 +25,7 @@ from ..ledger.install import schema_of_ledger
 from ..ledger.positions import TOKEN_LENGTH, Look, Position
 from ..ledger.ticks import Tick
 from ..values import row_json, to_json_value
+from .away import AWAY, is_away, watchful_connection
 from .hub import Hub
 from .subscription import Hidden, Subscription
 
@@ -35,13 +36,6 @@ T = TypeVar("T")
 TICKS_IN_FLIGHT = 2
 """The latest tick that a snapshot sees, plus 1, may be younger than its tick and not stored yet;
 plus 2 begins after that one is stored, hence after the snapshot, and sees all that it saw."""
-
-AWAY = (OperationalError, InterfaceError)
-"""What a database that is away raises: it is waited for."""
-
-SQLSTATES_OF_AWAY = ("08", "57P0", "53300")
-"""How the SQLSTATEs begin of a connection that is lost or not to be had. Else Django's
-OperationalError is also a statement's own: its time-out, a lock's, a deadlock."""
 
 
 class Failed(PgnotifyError):
@@ -110,7 +104,7 @@ def take(
 
     Runs in a thread of its own, whose database connection it closes.
     """
-    connection = connections[alias]
+    connection = watchful_connection(alias)
     try:
         with transaction.atomic(using=alias):
             with connection.cursor() as cursor:
@@ -132,6 +126,7 @@ def seen_beyond(position: Position, *, alias: str, group: str, tick: Tick) -> Hi
     Runs in a thread of its own, whose database connection it closes.
     """
     told, snapshot = tick.snapshot, position.snapshot
+    watchful_connection(alias)
     try:
         seen = _seen(alias, group, after=told, told=told, snapshot=snapshot or told)
     finally:
@@ -160,16 +155,9 @@ def _texts_of(
     try:
         return _texts(rows(), alias)
     except Exception as error:
-        if _is_away(error):
+        if is_away(error):
             raise
         raise Failed(f"snapshot() of {group!r} failed") from error
-
-
-def _is_away(error: Exception) -> bool:
-    sqlstate = getattr(error.__cause__, "sqlstate", None)
-    return isinstance(error, AWAY) and (
-        sqlstate is None or sqlstate.startswith(SQLSTATES_OF_AWAY)
-    )
 
 
 def _texts(rows: Iterable[Any] | None, alias: str) -> list[str] | None:

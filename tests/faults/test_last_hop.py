@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -14,11 +15,14 @@ from channels.layers import channel_layers, get_channel_layer
 from django.db import connections
 from django.test import override_settings
 from django.utils.module_loading import import_string
+from redis import Redis as RedisClient
 
-from django_pgnotify.consumers import access
+from django_pgnotify.consumers import access, membership
 from django_pgnotify.consumers.membership import SILENT_HEARTBEATS, Membership
-from django_pgnotify.groups import HUB_GROUP
+from django_pgnotify.ending import end
+from django_pgnotify.groups import HUB_GROUP, wire_name
 from tests.hub_kit import Browser, publish, query, relay, tell
+from tests.servers.fixtures import StartProxy
 from tests.servers.proxy import TcpProxy
 from tests.servers.redis import Redis
 
@@ -121,6 +125,59 @@ async def test_a_hub_that_heard_nothing_for_long_hears_again(
         await asyncio.sleep(3 * SILENT_HEARTBEATS * QUICK["HEARTBEAT_SECONDS"])
         await tell(1, "orders")
         assert await browser.data() == [1]
+
+
+@pytest.mark.redis
+@override_settings(PGNOTIFY=QUICK)
+async def test_a_group_that_redis_has_forgotten_hears_again_beside_a_busy_one(
+    use_layer: Callable[..., Any], start_redis: Callable[[], Redis]
+) -> None:
+    redis = await sync_to_async(start_redis)()
+    layer = use_layer(REDIS, hosts=[redis.url])
+    await relay()
+
+    async def keep_busy() -> None:
+        for number in itertools.count():
+            frame = {"type": "pgnotify.frame", "v": 1, "group": "busy", "run": "r"}
+            await layer.group_send(
+                wire_name("busy", "default"), {**frame, "seq": number, "events": []}
+            )
+            await asyncio.sleep(0.05)
+
+    async with Browser() as browser, Browser() as other:
+        await browser.subscribe("orders")
+        await tell(1, "orders")
+        assert await browser.data() == [1]
+        with RedisClient.from_url(redis.url) as client:
+            await sync_to_async(client.flushall)()
+        await other.subscribe("busy")
+        busy = asyncio.create_task(keep_busy())
+        await tell(2, "orders")  # to nobody
+        assert await browser.data() == [2]
+        await end([busy])
+
+
+@pytest.mark.redis
+@override_settings(PGNOTIFY=QUICK)
+async def test_a_redis_that_was_replaced_without_a_word_is_joined_anew(
+    use_layer: Callable[..., Any],
+    redis: Redis,
+    start_proxy: StartProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(membership, "JOIN_SECONDS", 0.5)
+    proxy = await sync_to_async(start_proxy)(redis.url)
+    use_layer(REDIS, hosts=[proxy.url(redis.url)])
+    await relay()
+    async with Browser() as browser, Browser() as other:
+        await browser.subscribe("orders")
+        await tell(1, "orders")
+        assert await browser.data() == [1]
+        proxy.bury()
+        assert (await other.subscribe("others"))["type"] == "subscribed"
+        await tell(2, "orders", "others")
+        assert await browser.data() == [2]
+        assert await other.data() == [2]
 
 
 @pytest.mark.redis

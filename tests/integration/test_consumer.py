@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.testing import WebsocketCommunicator
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.test import override_settings
 
 from django_pgnotify import Event
@@ -88,6 +88,56 @@ async def test_authorize_sees_the_user_of_the_scope() -> None:
     async with Browser(OwnOnly, user=7) as browser:
         assert (await browser.subscribe("customer-7"))["type"] == "subscribed"
         assert (await browser.subscribe("customer-8"))["code"] == "forbidden"
+
+
+async def test_a_database_that_is_away_refuses_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answers = iter([OperationalError("the connection is closed"), InterfaceError("lost")])
+
+    class Asks(EventConsumer):
+        async def authorize(self, group: str) -> bool:
+            if (error := next(answers, None)) is not None:
+                raise error
+            return group == "orders"
+
+    async with Browser(Asks) as browser:
+        assert (await browser.subscribe("orders"))["type"] == "subscribed"
+        assert (await browser.subscribe("others"))["code"] == "forbidden"
+    assert caplog.text.count("ask the database, tries again") == 2
+
+
+async def cancelled_by_somebody_else() -> None:
+    looked_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    looked_up.cancel()
+    await looked_up
+
+
+async def test_what_authorize_waits_for_may_be_cancelled() -> None:
+    class Asks(EventConsumer):
+        async def authorize(self, group: str) -> bool:
+            if group == "odd":
+                await cancelled_by_somebody_else()
+            return True
+
+    async with Browser(Asks) as browser:
+        assert (await browser.subscribe("odd"))["code"] == "forbidden"
+        assert (await browser.subscribe("orders"))["type"] == "subscribed"
+
+
+async def test_what_visible_waits_for_may_be_cancelled() -> None:
+    class Sees(OpenConsumer):
+        async def visible(self, events: list[Event]) -> list[Event]:
+            if events[0].data == 1:
+                await cancelled_by_somebody_else()
+            return events
+
+    async with Browser(Sees) as browser:
+        await browser.subscribe("orders")
+        await tell(1, "orders")
+        assert (await browser.receive())["type"] == "reset"
+        await tell(2, "orders")
+        assert await browser.data() == [2]
 
 
 async def test_authorize_that_raises_or_is_not_async_refuses(

@@ -26,6 +26,7 @@ class TcpProxy:
         self._flowing = asyncio.Event()
         self._refusing = False
         self._last_words = b""
+        self._era = 0
         self.delay_seconds = 0.0
         """How long all bytes take, each way."""
         self._writers: set[asyncio.StreamWriter] = set()
@@ -69,6 +70,11 @@ class TcpProxy:
         """The same, as soon as somebody says these words, which are not heard any more."""
         self._last_words = words
 
+    def bury(self) -> None:
+        """Hold back for ever what goes over the connections of now, as if their host had been
+        replaced; new ones flow."""
+        self._era += 1
+
     def resume(self) -> None:
         """Let everything flow again, what was held back first."""
         self._refusing = False
@@ -96,8 +102,10 @@ class TcpProxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
+        self._refusing = True  # what was accepted just now
         if self._server is not None:
             self._server.close()
+        await asyncio.sleep(0.01)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -141,11 +149,14 @@ class TcpProxy:
         writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        era = self._era
         while data := await reader.read(CHUNK_BYTES):
             if self._last_words and self._last_words in data:
                 self._flowing.clear()
             await self._flowing.wait()
             await asyncio.sleep(self.delay_seconds)
+            if self._era != era:
+                await asyncio.Event().wait()
             writer.write(data)
             await writer.drain()
         await self._flowing.wait()  # a farewell does not cross a black hole either
