@@ -7,22 +7,18 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from ..ending import before_close
 from ..jsontext import loads
 from .branch import Branch, owner_of
+from .branches import Branches
 from .encoding import TAG_AS_JSON, decode, encode
 from .envelope import Kind
 from .heard import Heard
-from .listening import Closed
 from .losses import Losses
 from .mailbox import Mailbox
 from .storing import Sweeping
@@ -75,13 +71,8 @@ class PostgresChannelLayer(BaseChannelLayer):
             capacity=self.get_capacity, expiry=self.expiry, forget_after=self.group_expiry
         )
         self._heard = Heard()
-        self._branches: dict[asyncio.AbstractEventLoop, list[Branch]] = {}
-        """The last one of a loop is in use, unless it is closed; others are being closed."""
+        self._branches = Branches(self._new_branch)
         self._numbers = itertools.count()
-        self._told: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
-        """Loops that say goodbye."""
-        self._left: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
-        """Loops that have, and are about to be closed."""
 
     @property
     def dropped(self) -> int:
@@ -105,18 +96,18 @@ class PostgresChannelLayer(BaseChannelLayer):
         """Wait for the next message. A specific name is read in the process that made it."""
         self.require_valid_channel_name(channel)
         if "!" not in channel:
-            return decode(await self._in_branch(lambda own: own.receive_plain(channel)))
+            return decode(await self._branches.use(lambda own: own.receive_plain(channel)))
         if not self._owns(channel):
             raise ValueError(
                 f"{channel!r} can't be read here: only the process whose new_channel() made it"
                 " receives its messages."
             )
-        return decode(await self._in_branch(lambda own: own.receive(channel)))
+        return decode(await self._branches.use(lambda own: own.receive(channel)))
 
     async def new_channel(self, prefix: str = "specific") -> str:
         """Return a new specific name; what any process sends to it from now on arrives here, as
         long as an event loop of this process uses the layer."""
-        await self._in_branch(lambda own: own.listening.wait_live())
+        await self._branches.use(lambda own: own.listening.wait_live())
         return f"{prefix}.{self._process}!{uuid.uuid4().hex}"
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -130,7 +121,7 @@ class PostgresChannelLayer(BaseChannelLayer):
         if self._is_elsewhere(channel):
             await self._tell_owner(Kind.JOIN, group, channel)
             return
-        await self._in_branch(lambda own: own.listening.wait_live())
+        await self._branches.use(lambda own: own.listening.wait_live())
         self._mailbox.join(group, channel)
 
     async def group_discard(self, group: str, channel: str) -> None:
@@ -159,27 +150,27 @@ class PostgresChannelLayer(BaseChannelLayer):
     async def flush(self) -> None:
         """Forget all messages and memberships of this prefix, in all processes."""
         self._mailbox.clear()
-        await self._branch().flush()
+        await self._branches.here().flush()
 
     async def close(self) -> None:
         """Close this event loop's connections, as closing the loop does. Names and memberships
         stay."""
-        await self._leave(asyncio.get_running_loop())
+        await self._branches.leave(asyncio.get_running_loop())
 
     async def _accepted(self, channel: str, body: str) -> bool:
         if "!" not in channel:
-            return await self._branch().enqueue(channel, body)
+            return await self._branches.here().enqueue(channel, body)
         if self._owns(channel):
             return self._mailbox.put(channel, body)
         owner = owner_of(channel)
         if owner is None:
             self._losses.drop(1, f"no process made the name {channel!r}")
         else:
-            await self._branch().send_to_process(owner, Kind.CHANNEL, channel, body)
+            await self._branches.here().send_to_process(owner, Kind.CHANNEL, channel, body)
         return True
 
     async def _send_to_group(self, group: str, body: str) -> None:
-        await self._branch().send_to_group(group, body)
+        await self._branches.here().send_to_group(group, body)
         full = self._mailbox.put_group(group, body)
         self._losses.drop(full, "members of a group were over capacity")
 
@@ -191,20 +182,10 @@ class PostgresChannelLayer(BaseChannelLayer):
 
     async def _tell_owner(self, kind: Kind, group: str, channel: str) -> None:
         if (owner := owner_of(channel)) is not None:
-            await self._branch().send_to_process(owner, kind, channel, json.dumps(group))
+            await self._branches.here().send_to_process(owner, kind, channel, json.dumps(group))
 
-    def _branch(self) -> Branch:
-        loop = asyncio.get_running_loop()
-        branches = self._branches.get(loop)
-        if not branches or branches[-1].is_closed:
-            branches = self._begin_branch(loop)
-        return branches[-1]
-
-    def _begin_branch(self, loop: asyncio.AbstractEventLoop) -> list[Branch]:
-        for other in [other for other in list(self._branches) if other.is_closed()]:
-            # Closed past our goodbye: what it held is collected. Another thread may be faster.
-            self._branches.pop(other, None)
-        branch = Branch(
+    def _new_branch(self) -> Branch:
+        return Branch(
             self._process,
             next(self._numbers),
             mailbox=self._mailbox,
@@ -216,36 +197,6 @@ class PostgresChannelLayer(BaseChannelLayer):
             losses=self._losses,
             sweeping=self._sweeping,
         )
-        branches = self._branches.setdefault(loop, [])
-        branches.append(branch)
-        if loop not in self._told:
-            self._told.add(loop)
-            # Else each call of async_to_sync would leave a connection behind.
-            before_close(loop, partial(self._leave_for_good, loop))
-        return branches
-
-    async def _in_branch(self, work: Callable[[Branch], Awaitable[T]]) -> T:
-        """Do something in this loop's branch; again in a new one if that is closed meanwhile."""
-        loop = asyncio.get_running_loop()
-        while loop not in self._left:
-            with suppress(Closed):
-                return await work(self._branch())
-        # Whoever closes a loop by hand leaves its tasks where they are.
-        never: asyncio.Future[T] = loop.create_future()
-        return await never
-
-    async def _leave_for_good(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._left.add(loop)
-        await self._leave(loop)
-
-    async def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        branches = self._branches.get(loop, [])
-        for branch in list(branches):
-            await branch.close()
-            if branch in branches:  # two may be at it
-                branches.remove(branch)
-        if not branches:
-            self._branches.pop(loop, None)
 
 
 _layers: WeakSet[PostgresChannelLayer] = WeakSet()

@@ -164,7 +164,7 @@ def test_nothing_is_kept_of_loops_that_left_nothing(layer: PostgresChannelLayer)
         async_to_sync(received)(layer, name)
         async_to_sync(layer.group_send)("room", numbered(n))
     box = layer._mailbox
-    assert (box._inboxes, box._groups, layer._branches) == ({}, {}, {})
+    assert (box._inboxes, box._groups, layer._branches._by_loop) == ({}, {}, {})
 
 
 def test_a_flushed_layer_forgets_what_loops_have_left(layer: PostgresChannelLayer) -> None:
@@ -327,11 +327,11 @@ def test_a_layer_is_closed_and_used_again_for_long(layer: PostgresChannelLayer) 
     for _ in range(sys.getrecursionlimit()):
         loop.run_until_complete(use_and_close(layer))
     loop.close()
-    assert layer._branches == {}
+    assert layer._branches._by_loop == {}
 
 
 async def use_and_close(layer: PostgresChannelLayer) -> None:
-    layer._branch().listening.start()
+    layer._branches.here().listening.start()
     await layer.close()
 
 
