@@ -10,7 +10,7 @@ from django.db.migrations.operations.base import Operation
 from .checks import NOT_IN_META, declaration_messages
 from .exceptions import InvalidDeclaration
 from .ledger.install import install_sql, schema_for_ledger, uninstall_sql
-from .publish.registry import drop_all_sql
+from .publish.registry import drop_all_sql, other_table
 from .publish.trigger import NotifyTrigger
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ class AddNotifyTrigger(_DatabaseOnly):
         if router.allow_migrate_model(schema_editor.connection.alias, model):
             if method == "create_sql":
                 self._refuse_invalid(model)
+                self._refuse_taken(schema_editor.connection, model)
             statement = getattr(self.trigger, method)(model, schema_editor)
             if statement is not None:
                 schema_editor.execute(statement, None)
@@ -139,6 +140,16 @@ class AddNotifyTrigger(_DatabaseOnly):
         for message in declaration_messages(self.trigger, model):
             if message.id != NOT_IN_META:
                 raise InvalidDeclaration(f"{message.msg} {message.hint}")
+
+    def _refuse_taken(self, connection: BaseDatabaseWrapper, model: type[Model]) -> None:
+        # In a Meta, Django's own checks find two constraints of one name.
+        if connection.vendor != "postgresql":
+            return
+        if (table := other_table(connection, self.trigger.topic, model)) is not None:
+            raise InvalidDeclaration(
+                f"NotifyTrigger {self.trigger.topic!r}: table {table} has a trigger of this name"
+                " already, and one topic is of one table. Choose another name."
+            )
 
 
 class RemoveNotifyTrigger(AddNotifyTrigger):

@@ -146,7 +146,6 @@ class Compiler:
         register = register_sql(
             self.ledger,
             topic=self.trigger.topic,
-            model=self.model._meta.label_lower,
             trigger=self.trigger_names[0],
             declaration=json.dumps(self.declaration()),
             version=self.version,

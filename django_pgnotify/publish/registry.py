@@ -13,6 +13,7 @@ from ..exceptions import PgnotifyError
 from ..ledger.install import literal, schema_of_ledger
 from .added import added_by_operations
 from .compiler import SUFFIX_LENGTH, Compiler
+from .relation import relation_of
 from .trigger import NotifyTrigger
 
 if TYPE_CHECKING:
@@ -134,6 +135,28 @@ def shared_names(connection: BaseDatabaseWrapper) -> list[tuple[str, list[str]]]
             " WHERE strpos(g, '{schema}') = 0))"
         )
         return list(cursor.fetchall())
+
+
+def other_table(
+    connection: BaseDatabaseWrapper, topic: str, model: type[models.Model]
+) -> str | None:
+    """The table of another model that has the topic in the schema of this one's table."""
+    schema, relation = (
+        schema_of_ledger(connection),
+        relation_of(connection, model._meta.db_table),
+    )
+    if schema is None:
+        return None
+    registry = f"{connection.ops.quote_name(schema)}.django_pgnotify_trigger"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT c.relname FROM {registry} AS r JOIN pg_class AS c ON c.oid = r.relation"
+            " WHERE (r.schema, r.name) = (%s, %s) AND c.relname <> %s"
+            " AND r.declaration ->> 'model' <> %s",
+            [relation.schema, topic, relation.name, model._meta.label_lower],
+        )
+        found = cursor.fetchone()
+    return None if found is None else str(found[0])
 
 
 def _drift(compiler: Compiler, there: dict[tuple[str, str, str], Installed]) -> Drift | None:

@@ -59,25 +59,14 @@ END $pgnotify$;
 
 
 def register_sql(
-    ledger: str, *, topic: str, model: str, trigger: str, declaration: str, version: str
+    ledger: str, *, topic: str, trigger: str, declaration: str, version: str
 ) -> str:
     """Enter the topic, whose first trigger is `trigger`, into the registry of the schema `ledger`,
-    which is quoted; raise if another model has it."""
+    which is quoted."""
     registry = f"{ledger}.django_pgnotify_trigger"
     return f"""DO $pgnotify$
-DECLARE
-    other regclass;
 BEGIN
     IF to_regclass({literal(registry)}) IS NOT NULL THEN
-        SELECT o.oid INTO other FROM {registry} AS r
-        JOIN pg_catalog.pg_class AS o ON o.oid = r.relation
-        JOIN pg_catalog.pg_class AS c ON c.oid = {_TABLE} AND c.oid <> o.oid
-        JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace AND s.nspname = r.schema
-        WHERE r.name = {literal(topic)} AND r.declaration ->> 'model' <> {literal(model)};
-        IF other IS NOT NULL THEN
-            RAISE 'django_pgnotify: the topic % is the one of table % already', {literal(topic)}, other
-                USING HINT = 'Give the NotifyTrigger another name.';
-        END IF;
         INSERT INTO {registry} AS r
             (schema, "table", name, relation, function, declaration, version)
         SELECT s.nspname, c.relname, {literal(topic)}, c.oid,

@@ -12,7 +12,6 @@ from django.apps import apps as global_apps
 from django.contrib.auth.models import Group
 from django.db import connection, models
 from django.db.migrations.state import ProjectState
-from django.db.utils import DatabaseError
 
 from django_pgnotify import NotifyTrigger
 from django_pgnotify.exceptions import InvalidDeclaration
@@ -86,7 +85,7 @@ def test_the_longest_name_tells_each_operation_as_what_it_is() -> None:
 def test_a_topic_that_another_table_has_is_refused_and_goes_on_there() -> None:
     trigger = NotifyTrigger(name="things", fields=["id"])
     Thing = make(constraints=[trigger], text=models.TextField(null=True))
-    with pytest.raises(DatabaseError, match="topic things is the one of table made_thing"):
+    with pytest.raises(InvalidDeclaration, match="table made_thing has a trigger of this name"):
         add(NotifyTrigger(name="things", fields=["name"]))
     ledger = Ledger()
     Thing.objects.create()
