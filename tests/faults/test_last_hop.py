@@ -38,6 +38,16 @@ QUICK = {
     "HEARTBEAT_SECONDS": 0.2,
 }
 
+on_each_layer = pytest.mark.parametrize(
+    "path",
+    [
+        POSTGRES,
+        pytest.param(REDIS, marks=pytest.mark.redis),
+        pytest.param(PUBSUB, marks=pytest.mark.redis),
+    ],
+    ids=lambda path: path.rpartition(".")[2],
+)
+
 
 @pytest.fixture
 async def use_layer() -> AsyncIterator[Callable[..., Any]]:
@@ -60,6 +70,11 @@ async def use_layer() -> AsyncIterator[Callable[..., Any]]:
     channel_layers.set("default", before)
 
 
+def hosts_of(path: str, request: pytest.FixtureRequest) -> dict[str, list[str]]:
+    """Where the layer's Redis is, if it has one."""
+    return {} if path == POSTGRES else {"hosts": [request.getfixturevalue("redis").url]}
+
+
 async def everything(browser: Browser, count: int) -> list[Any]:
     """The data of the next so many events; resets are no part of it."""
     seen: list[Any] = []
@@ -68,25 +83,13 @@ async def everything(browser: Browser, count: int) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        POSTGRES,
-        pytest.param(REDIS, marks=pytest.mark.redis),
-        pytest.param(PUBSUB, marks=pytest.mark.redis),
-    ],
-    ids=lambda path: path.rpartition(".")[2],
-)
+@on_each_layer
 @override_settings(PGNOTIFY=QUICK)
 async def test_nothing_is_missed_over_a_layer_that_drops_at_capacity(
     path: str, use_layer: Callable[..., Any], request: pytest.FixtureRequest
 ) -> None:
-    config: dict[str, Any] = {"capacity": 2}
-    if path != POSTGRES:
-        config["hosts"] = [request.getfixturevalue("redis").url]
-    if path == PUBSUB:
-        del config["capacity"]
-    use_layer(path, **config)
+    capacity = {} if path == PUBSUB else {"capacity": 2}
+    use_layer(path, **hosts_of(path, request), **capacity)
     await relay()
     async with Browser() as browser:
         position = (await browser.subscribe("orders"))["position"]
@@ -101,23 +104,12 @@ async def test_nothing_is_missed_over_a_layer_that_drops_at_capacity(
         assert await everything(browser, 20) == list(range(20))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        POSTGRES,
-        pytest.param(REDIS, marks=pytest.mark.redis),
-        pytest.param(PUBSUB, marks=pytest.mark.redis),
-    ],
-    ids=lambda path: path.rpartition(".")[2],
-)
+@on_each_layer
 @override_settings(PGNOTIFY=QUICK)
 async def test_a_hub_that_heard_nothing_for_long_hears_again(
     path: str, use_layer: Callable[..., Any], request: pytest.FixtureRequest
 ) -> None:
-    config: dict[str, Any] = {}
-    if path != POSTGRES:
-        config["hosts"] = [request.getfixturevalue("redis").url]
-    use_layer(path, **config)
+    use_layer(path, **hosts_of(path, request))
     await relay()
     async with Browser() as browser:
         await browser.subscribe("orders")
