@@ -7,6 +7,7 @@ hold a ``~``, since a user's column of an alias's name would hide the row behind
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .columns import NEW, OLD
@@ -55,8 +56,13 @@ class EventQueries(Pieces):
 
     def repeated(self, new: str) -> str:
         """True if a row was updated several times. What foreign keys do to a table, ``SET NULL`` by
-        two of them for instance, counts as one statement of it."""
-        return f"EXISTS (SELECT FROM {new} GROUP BY {self._keys()} HAVING count(*) > 1)"
+        two of them for instance, counts as one statement of it; nothing else does so."""
+        writing = (
+            "SELECT FROM pg_catalog.pg_constraint AS c WHERE c.conrelid = TG_RELID AND c.contype = 'f'"
+            " AND (c.confupdtype NOT IN ('a', 'r') OR c.confdeltype NOT IN ('a', 'r'))"
+        )
+        twice = f"SELECT FROM {new} GROUP BY {self._keys()} HAVING count(*) > 1"
+        return f"EXISTS ({writing}) AND EXISTS ({twice})"
 
     def _told(self, pairs: str, where: str) -> str:
         gone, came = f"{NEW}.{self._key()} IS NULL", f"{OLD}.{self._key()} IS NULL"
@@ -86,13 +92,11 @@ class EventQueries(Pieces):
         `unless` is true or the row ``moves``; and what goes into the ledger. No row if there is
         nothing to tell. `unless` must be true for several rows, of which the first is given."""
         if operation == "update":
-            # No pair for several rows: the planner might pair each with each.
-            pair = (
-                f"{self._from(old, OLD)} LEFT JOIN {self._from(new, NEW)}"
-                f" ON NOT EXISTS (SELECT FROM {new} OFFSET 1)"
-            )
+            # The first pair of several rows is told, so that not each is paired with each.
+            pair = f"{self._from(old, OLD)} CROSS JOIN {self._from(new, NEW)}"
             strange = f"({self._same_key()}) IS NOT TRUE"
-            return self._update(pair, any_of([strange, *self._relocations()]), slow=unless)
+            moves = any_of([strange, *self._relocations()])
+            return self._update(pair, moves, slow=unless, told=[f"EXISTS (SELECT FROM {new} OFFSET 1)"])
         source, row = (old, OLD) if operation == "delete" else (new, NEW)
         return self._plain(operation, source, row, slow=unless)
 
@@ -151,7 +155,7 @@ class EventQueries(Pieces):
             slow=slow,
         )
 
-    def _update(self, pairs: str, moves: str, slow: str = "") -> str:
+    def _update(self, pairs: str, moves: str, slow: str = "", told: Sequence[str] = ()) -> str:
         differs = self._differs(quickly=not slow) if "update" in self.on else "false"
         if self.condition:
             differs = f'{NEW}."~in" AND {differs}'
@@ -159,7 +163,7 @@ class EventQueries(Pieces):
             [Raw('{"kind":"update","pk":'), *self._pk(NEW)],
             self._data(NEW),
             [*self._changed(), *self._tail(self._groups(NEW))],
-            source=f"{pairs}\nWHERE {moves} OR {differs}",
+            source=f"{pairs}\nWHERE {any_of([*told, moves, differs])}",
             moves=moves,
             slow=slow,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -49,14 +50,19 @@ def thing(settings: Any) -> Iterator[Any]:
     handle_now()
 
 
+def text() -> str:
+    """A kilobyte that no two rows share, so that compressing does not make it small."""
+    return token_hex(500)
+
+
 def fill(thing: Any) -> None:
     """Write until the ledger is full, and on."""
     for _ in range(6000):
-        thing.objects.create(text="x" * 1000)
+        thing.objects.create(text=text())
         if execute(FULL) == (True,):
             break
     for _ in range(50):
-        thing.objects.create(text="x" * 1000)
+        thing.objects.create(text=text())
 
 
 def test_writes_go_on_and_the_ledger_stays_small(thing: Any) -> None:
@@ -73,13 +79,13 @@ def test_writes_go_on_and_the_ledger_stays_small(thing: Any) -> None:
 
 
 def test_bulk_write_is_noticed_at_once(thing: Any) -> None:
-    thing.objects.bulk_create([thing(text="x" * 1000) for _ in range(2000)])
+    thing.objects.bulk_create([thing(text=text()) for _ in range(2000)])
     assert execute(FULL) == (True,)
 
 
 def test_rolled_back_write_leaves_no_mark(thing: Any) -> None:
     with transaction.atomic():
-        thing.objects.bulk_create([thing(text="x" * 1000) for _ in range(2000)])
+        thing.objects.bulk_create([thing(text=text()) for _ in range(2000)])
         assert execute(FULL) == (True,)
         transaction.set_rollback(True)
     assert execute(FULL) == (False,)
@@ -89,11 +95,13 @@ def test_writers_wait_for_nobody_who_is_just_marking_it(
     thing: Any, django_db_blocker: Any
 ) -> None:
     with open_session() as other:
-        other.execute("INSERT INTO made_thing (text) SELECT repeat('x', 999)"
-                      " FROM generate_series(1, 2000)")  # fmt: skip
+        other.execute(
+            "INSERT INTO made_thing (text) SELECT string_agg(md5(n || ' ' || m), '')"
+            " FROM generate_series(1, 2000) AS n, generate_series(1, 31) AS m GROUP BY n"
+        )
         assert other.execute(FULL).fetchone() == (True,)
         execute("SET lock_timeout = '50ms'")
-        thing.objects.bulk_create([thing(text="x" * 1000) for _ in range(100)])
+        thing.objects.bulk_create([thing(text=text()) for _ in range(100)])
         handle_now()
         execute("RESET lock_timeout")
 

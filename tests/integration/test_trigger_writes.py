@@ -243,6 +243,19 @@ def test_ten_thousand_rows_are_a_handful_of_ledger_rows(Thing: Any, ledger: Ledg
     ]
 
 
+def test_a_bulk_write_is_kept_compressed_where_the_server_has_lz4(
+    Thing: Any, ledger: Ledger
+) -> None:
+    methods = run("SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")
+    Thing.objects.bulk_create(Thing(text="a thing of which one speaks") for _ in range(1000))
+    [(kept, whole)] = run(
+        "SELECT sum(pg_column_size(changes)), sum(octet_length(changes))"
+        " FROM django_pgnotify_ledger"
+    )
+    assert whole > 50_000
+    assert kept < whole / 3 if "lz4" in methods[0][0] else kept >= whole
+
+
 def test_ledger_rows_of_a_bulk_write_are_bounded_by_bytes(Thing: Any, ledger: Ledger) -> None:
     run(
         "INSERT INTO made_thing (text, number)"
