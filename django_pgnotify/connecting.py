@@ -6,7 +6,11 @@ listener that sits in a transaction hears nothing and fills the server's notify 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -132,3 +136,27 @@ async def execute_first(connection: AsyncConnection[Any], *queries: Query) -> No
     except BaseException:
         await connection.close()
         raise
+
+
+@contextmanager
+def aborted_after(seconds: float, connection: AsyncConnection[Any]) -> Iterator[None]:
+    """End the connection unless the block is done in time; who waits in it gets an error."""
+    timer = asyncio.get_running_loop().call_later(seconds, abort, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def abort(connection: AsyncConnection[Any]) -> None:
+    """End the connection at once, so that whoever waits on it gets an error.
+
+    A frozen server answers neither a query nor its cancellation, for which psycopg waits for
+    seconds; a socket that is shut down ends both.
+    """
+    if connection.closed:
+        return
+    with suppress(OSError):
+        ours = socket.socket(fileno=os.dup(connection.fileno()))
+        with ours:
+            ours.shutdown(socket.SHUT_RDWR)

@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..backoff import Backoff
-from ..connecting import APPLICATION_NAME, connect
+from ..connecting import APPLICATION_NAME, aborted_after, connect
 from ..ending import end
 from ..exceptions import LedgerMissing
 from ..ledger.positions import Look, look
@@ -62,7 +62,8 @@ class Link:
 
     async def _open(self) -> None:
         self._connection = await connect(self._alias, application_name=self._application_name)
-        schema = await schema_of_ledger(self._connection)
+        with aborted_after(LOOK_SECONDS, self._connection):
+            schema = await schema_of_ledger(self._connection)
         if schema is None:
             raise LedgerMissing()
         self._schema = schema
@@ -110,7 +111,7 @@ class Access:
             rows = read_range(connection, schema, after, upto, groups)
             async with aclosing(rows):
                 while True:
-                    async with asyncio.timeout(READ_SECONDS):
+                    with aborted_after(READ_SECONDS, connection):
                         row = await anext(rows, None)
                     if row is None:
                         return
@@ -140,8 +141,9 @@ class Access:
         backoff = Backoff()
         while True:
             try:
-                async with asyncio.timeout(LOOK_SECONDS), self._looks.use() as (link, schema):
-                    return await look(link, schema, numbers)
+                async with self._looks.use() as (link, schema):
+                    with aborted_after(LOOK_SECONDS, link):
+                        return await look(link, schema, numbers)
             except Exception as error:
                 logger.warning(
                     "hub can't read the ledger, tries again: %s",

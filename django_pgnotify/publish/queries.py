@@ -96,7 +96,9 @@ class EventQueries(Pieces):
             pair = f"{self._from(old, OLD)} CROSS JOIN {self._from(new, NEW)}"
             strange = f"({self._same_key()}) IS NOT TRUE"
             moves = any_of([strange, *self._relocations()])
-            return self._update(pair, moves, slow=unless, told=[f"EXISTS (SELECT FROM {new} OFFSET 1)"])
+            return self._update(
+                pair, moves, slow=unless, told=[f"EXISTS (SELECT FROM {new} OFFSET 1)"]
+            )
         source, row = (old, OLD) if operation == "delete" else (new, NEW)
         return self._plain(operation, source, row, slow=unless)
 

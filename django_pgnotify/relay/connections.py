@@ -1,12 +1,7 @@
-"""Connections: what makes a server unfit for the relay, and how a connection ends at once."""
+"""Connections: what makes a server unfit for the relay."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import socket
-from collections.abc import Iterator
 from typing import Any, LiteralString
 
 from psycopg import AsyncConnection, sql
@@ -99,32 +94,8 @@ def quoted(name: str) -> str:
     return sql.Identifier(name).as_string()
 
 
-@contextlib.contextmanager
-def aborted_after(seconds: float, connection: Connection) -> Iterator[None]:
-    """End the connection unless the block is done in time; who waits in it gets an error."""
-    timer = asyncio.get_running_loop().call_later(seconds, abort, connection)
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def first_cause(error: Exception) -> Exception:
     """The first error in a group of groups: what went wrong; the others follow from it."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def abort(connection: Connection) -> None:
-    """End the connection at once, so that whoever waits on it gets an error.
-
-    A frozen server answers neither a query nor its cancellation, for which psycopg waits for
-    seconds; a socket that is shut down ends both.
-    """
-    if connection.closed:
-        return
-    with contextlib.suppress(OSError):
-        ours = socket.socket(fileno=os.dup(connection.fileno()))
-        with ours:
-            ours.shutdown(socket.SHUT_RDWR)

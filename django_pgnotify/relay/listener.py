@@ -7,12 +7,12 @@ import secrets
 
 from psycopg import errors, sql
 
-from ..connecting import connect_listener
+from ..connecting import aborted_after, connect_listener
 from ..exceptions import ListenerRefused
 from ..hearing import Hearing
 from ..ledger.bell import BELL_PG_CHANNEL
 from ..publish.live import LIVE_PG_CHANNEL
-from .connections import Connection, aborted_after
+from .connections import Connection
 from .queues import LiveQueue
 
 APPLICATION_NAME = "django_pgnotify listener"

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from ..conf import settings
+from ..connecting import abort
 from ..ending import end
 from ..ledger.retention import trim
 from ..metrics import Metrics
-from .connections import Connection, abort, check
+from .connections import Connection, check
 from .handlers import HandlersToRun
 from .leader import PINGS_PER_TIMEOUT, Leader
 from .listener import Listener

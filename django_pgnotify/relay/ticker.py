@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing
 
 from ..conf import settings
+from ..connecting import aborted_after
 from ..groups import HUB_GROUP
 from ..ledger.reader import read_batches
 from ..ledger.rows import Change, LedgerRow, changes_of
@@ -17,7 +18,7 @@ from ..ledger.ticks import Tick
 from ..metrics import Metrics
 from . import frames
 from .ahead import ahead
-from .connections import Connection, aborted_after
+from .connections import Connection
 from .epoch import Start, unsent_ticks
 from .frames import Chain, Outgoing, TickFrames
 from .fullness import FullLedger

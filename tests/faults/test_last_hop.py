@@ -272,6 +272,25 @@ async def test_look_at_a_frozen_database_is_given_up_and_tried_again(
         assert (await browser.receive())["group"] == "orders"
 
 
+@override_settings(PGNOTIFY=QUICK | {"CONNECT_TIMEOUT_SECONDS": 1})
+async def test_what_asks_over_a_connection_that_died_unnoticed_asks_over_another_one(
+    proxied: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a pooler, which says that it has cancelled the query; no answer ever comes."""
+    async with Browser() as browser:
+        position = (await browser.subscribe("orders"))["position"]
+    await tell("missed", "orders")
+    redirect(proxied)
+    async with Browser() as first, Browser() as second:
+        await first.subscribe("orders", since=position)
+        assert await first.data() == ["missed"]
+        for patience in ("LOOK_SECONDS", "READ_SECONDS"):
+            monkeypatch.setattr(access, patience, 0.3)
+        proxied.bury()
+        await second.subscribe("orders", since=position)
+        assert await second.data() == ["missed"]
+
+
 @override_settings(PGNOTIFY=QUICK)
 async def test_connection_lost_during_a_replay_repeats_it_whole(proxied: TcpProxy) -> None:
     async with Browser() as browser:

@@ -10,9 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from django_pgnotify.connecting import connect
+from django_pgnotify.connecting import abort, connect
 from django_pgnotify.hearing import Hearing
-from django_pgnotify.relay.connections import abort
 from tests.servers.fixtures import StartProxy
 from tests.servers.postgres import Postgres
 
