@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.servers.postgres import remove_abandoned
 
-from . import report
+from . import environments, report
 from .harness import Findings
 from .place import Effort, Place
 from .sections import SECTIONS
@@ -27,6 +27,7 @@ def main() -> None:
     names = arguments.only or list(SECTIONS)
     found: dict[str, Findings] = {}
     begin = time.monotonic()
+    environments.prepare(names)
     with Place(arguments.effort) as place:
         for name in names:
             if (findings := _run(name, place)) is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .child import ROOT
@@ -19,8 +21,21 @@ PACKAGES = {
     "eventstream": "django-eventstream==5.3.4",
 }
 """By the name of the peer's folder; pinned, so that a figure says what it was measured with."""
+USED_BY = {
+    "writers": ("pgpubsub",),
+    "bulk": ("pgpubsub",),
+    "peers": ("rest", "eventstream", "channels_postgres"),
+}
+"""By section."""
 DJANGO = "django~=5.2.0"
 """The newest that all of them run on."""
+
+
+def prepare(sections: Iterable[str]) -> None:
+    """Make what these sections need, all at once: most of it is waiting for the network."""
+    peers = dict.fromkeys(peer for name in sections for peer in USED_BY.get(name, ()))
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(python, peers))
 
 
 def python(peer: str) -> str:

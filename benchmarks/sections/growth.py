@@ -31,15 +31,20 @@ LEDGER_WRITERS = 8
 LEDGER_SECONDS = 2
 LEDGER_FILLERS = 2
 """One a core: it is the longest part of all pictures."""
-EVENTS = 5
+EVENTS = 3
 PATIENCE_SECONDS = 300.0
 """For 10,000 frames, one a group, or 5,000 handshakes on a busy machine."""
 MILLI = 1000.0
 ROOMED = """INSERT INTO roomed (name, room, value)
     SELECT 'a thing of which one speaks', n %% %s, n FROM generate_series(1, %s) AS n"""
-# As many bytes as an event, and none in it: what counts is how the ledger grows.
-FILLER = """INSERT INTO django_pgnotify_ledger (topic, model, changes)
-    SELECT 'filler', 'things.thing', '[' || repeat(' ', 150) || ']' FROM generate_series(1, %s)"""
+# As many bytes as an event, and none in it: what counts is how the ledger grows. Defaults of
+# ten million rows would take as long as all else of this picture.
+FILLER = """INSERT INTO django_pgnotify_ledger (id, topic, model, changes, at)
+    OVERRIDING SYSTEM VALUE
+    SELECT n, 'filler', 'things.thing', %s, now() FROM generate_series(%s, %s) AS n"""
+HELD = "SELECT coalesce(max(id), 0) FROM django_pgnotify_ledger"
+FILLED = "SELECT setval(pg_get_serial_sequence('django_pgnotify_ledger', 'id'), %s)"
+BLANK_EVENT = "[" + 150 * " " + "]"
 # As if a relay had sent them: to read them all would take longer than to measure.
 SENT = """
     WITH tick AS (INSERT INTO django_pgnotify_tick (number, snapshot, bits)
@@ -199,13 +204,11 @@ def _ledger(place: Place) -> Plot:
     """Commits of some writers, and a wake, as the ledger grows under them."""
     project = place.project("growth_ledger")
     commits, wakes = [], []
-    held = 0
     for rows in _some(place, LEDGER_ROWS):
-        _fill(project, rows - held)
+        _fill(project, rows)
         with project.connect() as connection:
             connection.execute(SENT)
             connection.execute("VACUUM ANALYZE django_pgnotify_ledger")
-        held = rows
         with project.pglisten():
             tps = partial(commits_per_second, project.url, SINGLE, clients=LEDGER_WRITERS)
             commits.append((rows, tps(seconds=place.size(LEDGER_SECONDS))))
@@ -224,9 +227,17 @@ def _ledger(place: Place) -> Plot:
 
 
 def _fill(project: Project, rows: int) -> None:
-    def fill(_: int) -> None:
+    """Have so many rows in the ledger."""
+    with project.connect() as connection:
+        [first] = connection.execute(HELD).fetchone() or [0]
+    each = (rows - first) // LEDGER_FILLERS + 1
+
+    def fill(before: int) -> None:
         with project.connect() as connection:
-            connection.execute(FILLER, (rows // LEDGER_FILLERS,))
+            connection.execute(FILLER, (BLANK_EVENT, before + 1, min(before + each, rows)))
 
     with ThreadPoolExecutor(LEDGER_FILLERS) as pool:
-        list(pool.map(fill, range(LEDGER_FILLERS)))
+        list(pool.map(fill, range(first, rows, max(each, 1))))
+    if rows:
+        with project.connect() as connection:
+            connection.execute(FILLED, (rows,))

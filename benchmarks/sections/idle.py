@@ -12,7 +12,7 @@ from ..place import POSTGRES, REDIS, Place, Project
 from ..variants import OURS
 from ..workers.stepping import HANDED, HEARD, STORED
 
-QUIET_SECONDS = 20
+QUIET_SECONDS = 15
 SETTLE_SECONDS = 3.0
 """After the start: catching up, and falling asleep."""
 WAKES = 9
