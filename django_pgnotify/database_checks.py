@@ -12,7 +12,9 @@ from django.db import ProgrammingError, connections, router
 
 from .ledger.install import schema_of_ledger
 from .publish import declaration as declared
+from .publish.added import added_by_operations
 from .publish.registry import Drift, drift, shared_names
+from .publish.registry import declared as declared_in_meta
 from .publish.trigger import NotifyTrigger
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ def _database_messages(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage
             yield ledger_missing(connection.alias)
         return
     yield from (drifted(item, connection.alias) for item in problems)
+    yield from (of_two_models(*item) for item in _doubled(connection))
     told_apart = _told_apart()
     for name, schemas in shared_names(connection):
         # Else this would keep migrate from installing its own cure.
@@ -78,6 +81,25 @@ def _told_apart() -> set[str]:
         if isinstance(trigger, NotifyTrigger)
         and all(declared.SCHEMA_PLACEHOLDER in group for group in trigger.group_templates)
     }
+
+
+def _doubled(connection: BaseDatabaseWrapper) -> Iterator[tuple[str, str, str]]:
+    """Topics of a ``Meta`` that a migration has given to another model too, with both labels."""
+    labels = {t.topic: m._meta.label_lower for m, t in declared_in_meta(connection, apps)}
+    for label, trigger in added_by_operations(connection):
+        mine = labels.get(trigger.topic, label.lower())
+        if mine != label.lower():
+            yield trigger.topic, mine, label
+
+
+def of_two_models(name: str, model: str, added_to: str) -> CheckMessage:
+    """W024: who comes second is silent. Django's own checks know of constraints only."""
+    return CheckWarning(
+        f"NotifyTrigger {name!r} stands on {model}, and AddNotifyTrigger has added one to"
+        f" {added_to}: only one of them tells anything.",
+        hint="Give one of them another name, or end the added one by RemoveNotifyTrigger.",
+        id="django_pgnotify.W024",
+    )
 
 
 def ledger_missing(alias: str) -> CheckMessage:

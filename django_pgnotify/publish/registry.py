@@ -178,12 +178,15 @@ def _drift(compiler: Compiler, there: dict[tuple[str, str, str], Installed]) -> 
 
 def refresh(connection: BaseDatabaseWrapper, apps: Apps) -> None:
     """Install what is missing or outdated, then collect functions that no trigger uses any more.
-    Two queries a trigger when nothing changed."""
+    Two queries a trigger when nothing changed. A topic that another table has stays there."""
     # The longest first: the functions of x are named as the one of x_ins once was.
     for item in sorted(drift(connection, apps), key=lambda item: -len(item.trigger.topic)):
-        if item.model is not None and item.problem in ("missing", "outdated"):
+        model = item.model
+        if model is None or item.problem not in ("missing", "outdated"):
+            continue
+        if other_table(connection, item.trigger.topic, model) is None:
             with connection.schema_editor(atomic=True) as editor:
-                _install(Compiler(item.trigger, item.model, editor))
+                _install(Compiler(item.trigger, model, editor))
     collect_orphans(connection)
 
 

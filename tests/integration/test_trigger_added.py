@@ -92,6 +92,25 @@ def test_a_topic_that_another_table_has_is_refused_and_goes_on_there() -> None:
     assert len(ledger.take()) == 1
 
 
+@pytest.mark.timeout(120)
+def test_a_topic_of_a_meta_that_was_added_to_another_model_is_told(project: Project) -> None:
+    other = OtherApp(project)
+    project.manage("migrate")
+    models_file = project.folder / "desk/models.py"
+    models_file.write_text(models_file.read_text().replace('name="orders"', 'name="watched"'))
+    assert "W024" in other.problems()
+    watches = project.folder / "desk/migrations/0003_unwatch.py"
+    write(watches, WATCHES.replace("AddNotify", "RemoveNotify").replace(
+        '("desk", "0001_initial"), ("other", "0001_initial")', '("desk", "0002_watch")'
+    ))  # fmt: skip
+    project.manage("makemigrations", "desk")
+    project.manage("migrate")
+    assert "W024" not in other.problems()
+    insert = "INSERT INTO desk_order (status) VALUES ('x')"
+    assert [event["topic"] for event in project.told(insert)] == ["watched"]
+    assert project.told("INSERT INTO other_thing (name) VALUES ('x')") == []
+
+
 class OtherApp:
     """An app of somebody else, whose models change, and a migration of ours that watches it."""
 
