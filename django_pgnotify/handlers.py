@@ -63,7 +63,7 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
                 f"on_event: {name} handles {known.topic!r} already. Give each topic "
                 "a function of its own."
             )
-        if known is not None and _place(known.function) != _place(function):
+        if known is not None and place_of(known.function) != place_of(function):
             raise InvalidDeclaration(
                 f"on_event: another function is called {name}. Give this one a name of its own: "
                 "its progress is kept by it."
@@ -98,10 +98,10 @@ def _check_takes_an_event(name: str, function: Callable[..., object]) -> None:
         ) from None
 
 
-def _place(function: Callable[..., object]) -> object:
-    """Where it is defined: a module that is imported again defines its functions anew."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return code and (code.co_filename, code.co_firstlineno)
+def place_of(function: Callable[..., object] | None) -> object:
+    """Where it is defined, since a module that is imported again defines it anew; else itself."""
+    code = function and getattr(inspect.unwrap(function), "__code__", None)
+    return (code.co_filename, code.co_firstlineno) if code else function
 
 
 def registered() -> list[Handler]:

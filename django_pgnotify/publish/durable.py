@@ -60,6 +60,11 @@ def ledger_schema(connection: BaseDatabaseWrapper, *, look_again: bool = False) 
     return _schemas[raw]
 
 
+def in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """True if an error would spoil what the caller has begun, by ``atomic()`` or by hand."""
+    return connection.in_atomic_block or not connection.get_autocommit()
+
+
 def _find(connection: BaseDatabaseWrapper) -> str:
     with quiet_cursor(connection) as cursor:
         cursor.execute(FIND_LEDGER, {"signature": SIGNATURE, "name": APPEND})

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 class RelationKeys:
     """A many-to-many field. Its owner is the row of the model that declares it."""
 
-    def __init__(self, field: Any) -> None:
-        self.model: type[Model] = field.model
+    def __init__(self, field: Any, model: type[Model]) -> None:
+        self.model = model
+        """Whose rows are published: the one that has the field, or a child of it."""
         self.through: Any = field.remote_field.through
         self.symmetrical: bool = field.remote_field.symmetrical
         self.source: Any = self.through._meta.get_field(field.m2m_field_name())
@@ -43,7 +44,8 @@ class RelationKeys:
 
     def load(self, owners: set[Any], instance: Model, reverse: bool, using: str) -> list[Model]:
         """The owners' instances, in the order of their keys."""
-        if not reverse and owners == {_key(instance, self.source)}:
+        is_ours = isinstance(instance, self.model) and not reverse
+        if is_ours and owners == {_key(instance, self.source)}:
             return [instance]
         if not owners:
             return []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import connections, models, transaction
 
 from ..events import Event, Json, Kind
@@ -14,6 +15,7 @@ from ..exceptions import InvalidDeclaration
 from ..groups import GroupTemplate
 from ..values import field_json, pk_json, prepared, to_json_value
 from .declaration import GROUP_FIELDS
+from .durable import in_transaction
 from .message import draft
 
 if TYPE_CHECKING:
@@ -65,29 +67,36 @@ class SignalEvents:
 
     def insert(self, instance: Model, using: str) -> Addressed:
         """The instance was created."""
-        return self._event(instance, "insert", using)
+        return self._event(instance, "insert", using, None)
 
-    def update(self, instance: Model, using: str, update_fields: Iterable[str]) -> Addressed:
+    def update(
+        self, instance: Model, using: str, update_fields: Collection[str] | None
+    ) -> Addressed:
         """The instance was saved; ``changed`` is what the caller named."""
-        event, groups = self._event(instance, "update", using)
-        named = set(update_fields)
+        event, groups = self._event(instance, "update", using, update_fields)
+        named = set(update_fields or ())
         changed = [
             name for name, item in self.columns.items() if named & {item.name, item.attname}
         ]
         return replace(event, changed=changed), groups
 
-    def delete(self, instance: Model, using: str) -> Addressed:
-        """The instance will be deleted."""
-        return self._event(instance, "delete", using)
+    def delete(self, instance: Model, using: str) -> Addressed | None:
+        """The instance will be deleted; None if somebody else has done so already."""
+        try:
+            return self._event(instance, "delete", using, ())
+        except ObjectDoesNotExist:
+            return None
 
     def related(self, instance: Model, using: str, name: str, keys: list[Json]) -> Addressed:
         """A many-to-many field of the instance has these keys now."""
-        event, groups = self._event(instance, "update", using)
+        event, groups = self._event(instance, "update", using, ())
         data = event.data if self.serialize else {**event.data, name: keys}
         return replace(event, changed=[name], data=data), groups
 
-    def _event(self, instance: Model, kind: Kind, using: str) -> Addressed:
-        values = self._values(instance, kind, using)
+    def _event(
+        self, instance: Model, kind: Kind, using: str, written: Collection[str] | None
+    ) -> Addressed:
+        values = self._values(instance, kind, using, written)
         event = draft(
             topic=self.topic,
             kind=kind,
@@ -111,14 +120,26 @@ class SignalEvents:
                 for name, item in self.columns.items()
             }
         # A query of the serializer's that fails must not fail the caller's transaction.
-        in_transaction = connections[using].in_atomic_block
-        with transaction.atomic(using=using) if in_transaction else nullcontext():
+        guarded = in_transaction(connections[using])
+        with transaction.atomic(using=using) if guarded else nullcontext():
             return to_json_value(self.serialize(instance))
 
-    def _values(self, instance: Model, kind: Kind, using: str) -> dict[str, Any]:
-        """Values by attname; read anew where the instance does not hold what was stored."""
+    def _values(
+        self, instance: Model, kind: Kind, using: str, written: Collection[str] | None
+    ) -> dict[str, Any]:
+        """Values by attname; read anew where the instance may not hold what is stored: of the
+        fields only those `written` just now are sure, with None all."""
         needed = [*self.columns.values(), *self.placeholders.values()]
-        stored = [item.attname for item in needed if _is_elsewhere(instance, item, kind)]
+        stored = [
+            item.attname
+            for item in needed
+            if _is_elsewhere(instance, item, kind)
+            or (
+                written is not None
+                and item not in self.model._meta.pk_fields
+                and not {item.name, item.attname} & set(written)
+            )
+        ]
         values = {
             item.attname: getattr(instance, item.attname)
             for item in needed

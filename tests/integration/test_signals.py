@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -41,16 +42,12 @@ def publish() -> Iterator[Callable[..., None]]:
     yield declare
     for name in names:
         publisher = signals._publishers.pop(name)
-        senders = [
-            publisher.events.model,
-            *(
-                publisher.events.model._meta.get_field(field).remote_field.through
-                for field in publisher.events.m2m
-            ),
-        ]
-        for signal in (post_save, pre_delete, post_delete, m2m_changed):
-            for sender in senders:
-                signal.disconnect(sender=sender, dispatch_uid=publisher.uid)
+        model = publisher.events.model
+        for signal in (post_save, pre_delete, post_delete):
+            signal.disconnect(sender=model, dispatch_uid=publisher.uid)
+        for field in publisher.events.m2m:
+            through = model._meta.get_field(field).remote_field.through
+            m2m_changed.disconnect(sender=through, dispatch_uid=f"{publisher.uid} {field}")
 
 
 def test_saves_and_deletes_are_published(publish: Any, ledger: LedgerReader) -> None:
@@ -155,6 +152,44 @@ def test_fixtures_are_published(publish: Any, ledger: LedgerReader) -> None:
     assert ledger.data() == [{"name": "loaded"}]
 
 
+def test_what_was_not_saved_is_not_published(publish: Any, ledger: LedgerReader) -> None:
+    publish(Order, fields=["status", "total"], groups=["c-{customer_id}"])
+    ann, bea = (Customer.objects.create(name=name) for name in ("Ann", "Bea"))
+    order = Order.objects.create(customer=ann, total=1)
+    Order.objects.update(total=99)
+    order.status, order.total, order.customer = "paid", Decimal(-5), bea
+    order.save(update_fields=["status"])
+    order.status = "never saved"
+    order.delete()
+    assert [(c["kind"], c["data"], c["groups"]) for c in ledger.changes()[1:]] == [
+        (kind, {"status": "paid", "total": "99.00"}, [f"c-{ann.pk}"])
+        for kind in ("update", "delete")
+    ]
+
+
+def test_what_was_rolled_back_is_not_published_later(
+    publish: Any, ledger: LedgerReader
+) -> None:
+    publish(User, fields=["username"], m2m=["groups"])
+    user = User.objects.create(username="kept")
+    with transaction.atomic(), rolled_back():
+        user.username = "rolled back"
+        user.save()
+    user.groups.add(Group.objects.create(name="g"))
+    assert ledger.changes()[-1]["data"]["username"] == "kept"
+
+
+def test_a_row_that_is_gone_already_is_not_deleted_again(
+    publish: Any, ledger: LedgerReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(Customer, fields=["name"])
+    customer = Customer.objects.create(name="Ann")
+    Customer.objects.get(pk=customer.pk).delete()
+    customer.delete()
+    assert [c["kind"] for c in ledger.changes()] == ["insert", "delete"]
+    assert caplog.records == []
+
+
 class TestManyToMany:
     def test_a_change_is_an_update_with_the_keys(
         self, publish: Any, ledger: LedgerReader
@@ -235,6 +270,22 @@ class TestNoSaveIsBroken:
         publish(Customer, serialize=serialize)
         self.check(caplog)
 
+    def test_by_a_query_that_fails_in_a_transaction_by_hand(
+        self, publish: Any, caplog: Any
+    ) -> None:
+        def serialize(customer: Customer) -> Any:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 / 0")
+
+        publish(Customer, serialize=serialize)
+        transaction.set_autocommit(False)
+        try:
+            Customer.objects.create(name="Ann")
+            transaction.commit()
+        finally:
+            transaction.set_autocommit(True)
+        assert Customer.objects.get().name == "Ann"
+
     def test_by_data_that_is_no_json(self, publish: Any, caplog: Any) -> None:
         publish(Customer, serialize=lambda customer: object())
         self.check(caplog)
@@ -271,6 +322,8 @@ class TestNoSaveIsBroken:
         ({"groups": ["c-{customer}"]}, "group name"),
         ({"groups": ["c-{total}"]}, "group name"),
         ({"m2m": ["name"]}, "many-to-many"),
+        ({"serialize": "text"}, "can't be called"),
+        ({"using": "nope"}, "no alias"),
     ],
 )
 def test_what_can_not_work_is_refused_when_declared(
@@ -289,6 +342,23 @@ def test_bad_names_are_refused(publish: Any) -> None:
     publish(Order, name="twice")
     with pytest.raises(InvalidDeclaration, match="'twice'"):
         publish_signals(Customer, name="twice")
+
+
+@pytest.mark.parametrize("label", ["Order", "shop.models.Order"])
+def test_a_model_is_named_with_its_app(label: str) -> None:
+    with pytest.raises(InvalidDeclaration, match=r"app_label\.Model"):
+        publish_signals(label, name="refused")
+
+
+def test_the_same_declaration_again_is_none(publish: Any, ledger: LedgerReader) -> None:
+    """AppConfig.ready() runs again where a test overrides INSTALLED_APPS."""
+    again = partial(publish_signals, name="saved")
+    for declare, model in ((publish, Customer), (again, "shop.Customer")):
+        declare(model, serialize=lambda customer: customer.name)
+    Customer.objects.create(name="Ann")
+    assert ledger.data() == ["Ann"]
+    with pytest.raises(InvalidDeclaration, match="'saved'"):
+        again(Customer)
 
 
 def test_a_model_may_be_named(publish: Any, ledger: LedgerReader) -> None:
