@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import router
@@ -10,6 +11,7 @@ from django.db.migrations.operations.base import Operation
 from .checks import NOT_IN_META, declaration_messages
 from .exceptions import InvalidDeclaration
 from .ledger.install import install_sql, schema_for_ledger, uninstall_sql
+from .publish.added import is_superseded
 from .publish.registry import drop_all_sql, other_table
 from .publish.trigger import NotifyTrigger
 
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
     from django.db.migrations.state import ProjectState
     from django.db.models import Model
+
+
+AS_IT_IS_NOW = (
+    "If the other app has changed the model since, write a migration with RemoveNotifyTrigger and "
+    "AddNotifyTrigger for the model as it is now."
+)
 
 
 class _DatabaseOnly(Operation):
@@ -93,7 +101,11 @@ class AddNotifyTrigger(_DatabaseOnly):
         to_state: ProjectState,
     ) -> None:
         """Create the function, triggers and registry entry; or drop them."""
-        self._run(self.forwards, schema_editor, from_state)
+        try:
+            self._run(self.forwards, schema_editor, from_state)
+        except InvalidDeclaration:
+            if not is_superseded(schema_editor.connection, self):
+                raise
 
     def database_backwards(
         self,
@@ -102,8 +114,9 @@ class AddNotifyTrigger(_DatabaseOnly):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        """The other way."""
-        self._run(self.backwards, schema_editor, from_state)
+        """The other way. The other app may be ahead: then checks say what does not fit."""
+        with suppress(InvalidDeclaration):
+            self._run(self.backwards, schema_editor, from_state)
 
     def describe(self) -> str:
         """For ``sqlmigrate`` and ``migrate --plan``."""
@@ -126,7 +139,7 @@ class AddNotifyTrigger(_DatabaseOnly):
         except (LookupError, ValueError) as error:
             raise InvalidDeclaration(
                 f"{type(self).__name__}: {error} Name the model as 'app_label.Model' and make the "
-                "migration depend on one of that app's."
+                f"migration depend on one of that app's. {AS_IT_IS_NOW}"
             ) from error
         if router.allow_migrate_model(schema_editor.connection.alias, model):
             if method == "create_sql":
@@ -139,7 +152,7 @@ class AddNotifyTrigger(_DatabaseOnly):
     def _refuse_invalid(self, model: type[Model]) -> None:
         for message in declaration_messages(self.trigger, model):
             if message.id != NOT_IN_META:
-                raise InvalidDeclaration(f"{message.msg} {message.hint}")
+                raise InvalidDeclaration(f"{message.msg} {message.hint} {AS_IT_IS_NOW}")
 
     def _refuse_taken(self, connection: BaseDatabaseWrapper, model: type[Model]) -> None:
         # In a Meta, Django's own checks find two constraints of one name.

@@ -48,11 +48,35 @@ class TableLiteral(Table):
         return literal(super().__str__())
 
 
+class Creation(Statement):
+    """What installs the trigger of a topic."""
+
+    def __init__(self, template: str, *, topic: str, **parts: Any) -> None:
+        super().__init__(template, **parts)
+        self.topic = topic
+
+
 def create_statement(
     trigger: NotifyTrigger, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor
-) -> Statement:
+) -> Creation:
     """Everything that installs the trigger, as one deferrable statement."""
     return Compiler(trigger, model, schema_editor).create()
+
+
+def cancel_creation(
+    trigger: NotifyTrigger, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor
+) -> None:
+    """Take back what a CreateModel of the same migration has put off: it would be run last."""
+    table = model._meta.db_table
+    schema_editor.deferred_sql[:] = [
+        each
+        for each in schema_editor.deferred_sql
+        if not (
+            isinstance(each, Creation)
+            and each.topic == trigger.topic
+            and each.references_table(table)
+        )
+    ]
 
 
 def remove_statement(
@@ -141,7 +165,7 @@ class Compiler:
         text = self.functions_sql() + self.triggers_sql()
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def create(self) -> Statement:
+    def create(self) -> Creation:
         """See create_statement()."""
         register = register_sql(
             self.ledger,
@@ -150,9 +174,12 @@ class Compiler:
             declaration=json.dumps(self.declaration()),
             version=self.version,
         )
-        return self._statement(
-            refuse_others_sql(self.trigger_names) + self.triggers_sql() + register,
+        template = refuse_others_sql(self.trigger_names) + self.triggers_sql() + register
+        return Creation(
+            "%(functions)s" + _escaped(template),
+            topic=self.trigger.topic,
             functions=self.functions_sql(),
+            **self._table(),
         )
 
     def remove(self) -> Statement:
@@ -164,17 +191,14 @@ class Compiler:
             drop_functions_sql([self.function(operation) for operation in FUNCTION_SUFFIXES]),
             unregister_sql(self.ledger, topic=self.trigger.topic),
         ]
-        return self._statement("".join(drops), functions="")
+        return Statement(_escaped("".join(drops)), **self._table())
 
-    def _statement(self, template: str, *, functions: str) -> Statement:
+    def _table(self) -> dict[str, Table]:
         table = self.model._meta.db_table
-        escaped = template.replace("%", "%%").replace("%%(table", "%(table")
-        return Statement(
-            "%(functions)s" + escaped,
-            functions=functions,
-            table=Table(table, self.quote),
-            table_literal=TableLiteral(table, self.quote),
-        )
+        return {
+            "table": Table(table, self.quote),
+            "table_literal": TableLiteral(table, self.quote),
+        }
 
     def declaration(self) -> dict[str, Any]:
         """The declaration as the registry keeps it."""
@@ -216,3 +240,7 @@ class Compiler:
 
     def _trigger_name(self, operation: str) -> str:
         return f"{self.trigger.topic}_{operation}"
+
+
+def _escaped(template: str) -> str:
+    return template.replace("%", "%%").replace("%%(table", "%(table")

@@ -110,8 +110,9 @@ class NotifyTrigger(BaseConstraint):
         """Drop triggers, function and registry entry; None on other databases."""
         if model is None or schema_editor is None or not _supported(schema_editor):
             return None
-        from .compiler import remove_statement
+        from .compiler import cancel_creation, remove_statement
 
+        cancel_creation(self, model, schema_editor)
         return remove_statement(self, model, schema_editor)
 
     def validate(

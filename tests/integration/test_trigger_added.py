@@ -50,6 +50,21 @@ WATCHES = """
             ),
         ]
 """
+CURES = """
+    from django.db import migrations
+    from django_pgnotify import NotifyTrigger
+    from django_pgnotify.operations import AddNotifyTrigger, RemoveNotifyTrigger
+
+    before = NotifyTrigger(name="watched", fields=["id", "name"], groups=["all"])
+    after = NotifyTrigger(name="watched", fields=["id", "title"], groups=["all"])
+
+    class Migration(migrations.Migration):
+        dependencies = [("desk", "0002_watch"), ("other", "0002_field")]
+        operations = [
+            RemoveNotifyTrigger("other.Thing", before),
+            AddNotifyTrigger("other.Thing", after),
+        ]
+"""
 ROUTER = """
     class Router:
         def allow_migrate(self, db, app_label, model_name=None, **hints):
@@ -159,6 +174,26 @@ def test_what_the_other_app_changes_is_followed_or_told(project: Project) -> Non
     other.models("Item", "title")
     other.migrate("0003_model", "0002_field", 'RenameModel("Thing", "Item")')
     assert "'watched', which a migration has added, no longer fits" in other.problems()
+
+
+@pytest.mark.timeout(120)
+def test_what_was_written_for_an_older_model_stops_no_migrate(project: Project) -> None:
+    other = OtherApp(project)
+    project.manage("migrate")
+    other.models("Thing", "title")
+    other.migrate("0002_field", "0001_initial", 'RenameField("Thing", "name", "title")')
+    project.manage("migrate", "desk", "zero")
+    with pytest.raises(AssertionError, match="AddNotifyTrigger for the model as it is now"):
+        project.manage("migrate")
+
+    write(project.folder / "desk/migrations/0003_watch_title.py", CURES)
+    insert = "INSERT INTO other_thing (title) VALUES ('x')"
+    project.manage("migrate")
+    assert [event["data"]["title"] for event in project.told(insert)] == ["x"]
+    project.manage("migrate", "desk", "0001")
+    assert project.told(insert) == []
+    project.manage("migrate")
+    assert len(project.told(insert)) == 1
 
 
 @pytest.mark.timeout(120)

@@ -332,6 +332,23 @@ def test_everything_in_one_migration_works() -> None:
     assert history.told()[0]["data"] == {"words": "a", "number": 1}
 
 
+def test_a_trigger_that_its_own_migration_takes_away_never_stands() -> None:
+    """As squashing makes them, where a RunPython stands between the two."""
+    history = History()
+    history.run(
+        migrations.CreateModel(
+            "Thing",
+            [("id", models.BigAutoField(primary_key=True)), ("text", copy.deepcopy(TEXT))],
+            options={"constraints": [trigger(), trigger(name="others")]},
+        ),
+        migrations.RemoveConstraint("Thing", "things"),
+    )
+    standing = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'made_thing'::regclass ORDER BY 1"
+    assert [name for (name,) in run(standing)] == [
+        f"others_{operation}" for operation in ("delete", "insert", "update")
+    ]
+
+
 def test_mixed_case_and_quoted_names_work_through_all_operations() -> None:
     history = History()
     odd = models.CharField(max_length=20, null=True, default="a", db_column="Te xt 'a'")
