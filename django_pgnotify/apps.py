@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 from django.core import checks
+from django.db import connections
 from django.db.backends.signals import connection_created
 from django.db.models.signals import post_migrate, pre_migrate
 
@@ -29,10 +30,13 @@ class PgnotifyConfig(AppConfig):
         post_migrate.connect(after_migrate, sender=self)
 
     def connect_context(self) -> None:
-        """Let each new connection carry ``event_context`` into its transactions."""
+        """Let each connection carry ``event_context`` into its transactions: new ones, and those
+        that another app's ``ready()`` has opened already."""
         from .publish.context import install_context
 
         connection_created.connect(install_context)
+        for connection in connections.all(initialized_only=True):
+            install_context(connection=connection)
 
     def register_checks(self) -> None:
         """System checks; those that connect have the ``database`` tag."""

@@ -98,8 +98,8 @@ def _listener_messages(listener: object) -> Iterator[CheckMessage]:
 
 def _layer_messages() -> Iterator[CheckMessage]:
     alias = str(settings.CHANNEL_LAYER)
-    layers = getattr(django_settings, "CHANNEL_LAYERS", {})
-    if alias not in layers:
+    layers = getattr(django_settings, "CHANNEL_LAYERS", None) or {}
+    if not isinstance(layers.get(alias), dict):
         yield Error(
             f"CHANNEL_LAYERS has no {alias!r}, so pglisten can't reach any consumer.",
             hint=f"Use {OUR_LAYER} or channels_redis.",

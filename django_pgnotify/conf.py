@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -79,9 +80,9 @@ KEYS: tuple[str, ...] = tuple(Defaults.__annotations__)
 settings = Settings()
 
 
-def unknown_key_message(key: str) -> str:
+def unknown_key_message(key: object) -> str:
     """Say which key is not known, and the nearest one that is."""
-    nearest = difflib.get_close_matches(key.upper(), KEYS, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(str(key).upper(), KEYS, n=1, cutoff=0.0)
     return f"PGNOTIFY has no key {key!r}. Did you mean {nearest[0]!r}?"
 
 
@@ -104,12 +105,14 @@ def wrong_value_message(key: str, value: object) -> str | None:
             None if fits else f"{_shown(key, value)} should be a {types[0].__name__} or None."
         )
     if isinstance(default, float):
-        wanted, fits = "a number", isinstance(value, int | float)
+        wanted, fits = "a number", isinstance(value, int | float) and math.isfinite(value)
     else:
         names = {int: "an integer", str: "a string", timedelta: "a timedelta"}
         wanted, fits = names[type(default)], isinstance(value, type(default))
     if not fits or isinstance(value, bool):
         return f"{_shown(key, value)} should be {wanted}, for instance {default!r}."
+    if key == "MAX_FRAME_BYTES" and isinstance(value, int) and value < KIB:
+        return f"{_shown(key, value)} should be {KIB} or more, for instance {default!r}."
     zero: Any = timedelta(0) if isinstance(default, timedelta) else 0
     if isinstance(value, str) or value > zero or (key in MAY_BE_ZERO and value == zero):
         return None

@@ -60,8 +60,10 @@ def registry_forbidden(alias: str) -> CheckMessage:
 def _database_messages(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
     problems = drift(connection, apps)
     if problems and schema_of_ledger(connection) is None:
-        if router.allow_migrate(connection.alias, "django_pgnotify"):
-            yield ledger_missing(connection.alias)
+        yield ledger_missing(
+            connection.alias,
+            kept_out=not router.allow_migrate(connection.alias, "django_pgnotify"),
+        )
         return
     yield from (drifted(item, connection.alias) for item in problems)
     yield from (of_two_models(*item) for item in _doubled(connection))
@@ -102,11 +104,14 @@ def of_two_models(name: str, model: str, added_to: str) -> CheckMessage:
     )
 
 
-def ledger_missing(alias: str) -> CheckMessage:
+def ledger_missing(alias: str, *, kept_out: bool = False) -> CheckMessage:
     """W020: events would be written nowhere."""
+    router_first = (
+        "Let DATABASE_ROUTERS allow django_pgnotify there; then it" if kept_out else "It"
+    )
     return CheckWarning(
         f"Database {alias!r} has no ledger: triggers there do nothing.",
-        hint=f"It comes with: manage.py migrate --database {alias}",
+        hint=f"{router_first} comes with: manage.py migrate --database {alias}",
         id="django_pgnotify.W020",
     )
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from django.apps import apps
+from django.core.exceptions import ValidationError
 from django.db import DEFAULT_DB_ALIAS
 
 from .jsontext import Json as Json
@@ -15,7 +16,7 @@ from .jsontext import dumps as dumps
 from .jsontext import loads as loads
 
 if TYPE_CHECKING:
-    from django.db.models import Model
+    from django.db.models import Model, QuerySet
 
 Kind = Literal["insert", "update", "delete", "truncate", "message"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -102,24 +103,27 @@ class Event:
         return {name: to_python(model, name, value) for name, value in self.data.items()}
 
     def get_object(self) -> Model | None:
-        """Read the row as it is now; None if it is gone or there is no model."""
-        from .python_values import pk_to_python
-
-        model = self.get_model()
-        if model is None or self.pk is None:
-            return None
-        pk = pk_to_python(model, self.pk)
-        return model._base_manager.using(self.using).filter(pk=pk).first()
+        """Read the row as it is now; None if it is gone, there is no model, or its primary key has
+        another type by now."""
+        rows = self._rows()
+        return None if rows is None else rows.first()
 
     async def aget_object(self) -> Model | None:
         """See get_object()."""
+        rows = self._rows()
+        return None if rows is None else await rows.afirst()
+
+    def _rows(self) -> QuerySet[Model] | None:
         from .python_values import pk_to_python
 
         model = self.get_model()
         if model is None or self.pk is None:
             return None
-        pk = pk_to_python(model, self.pk)
-        return await model._base_manager.using(self.using).filter(pk=pk).afirst()
+        try:
+            pk = pk_to_python(model, self.pk)
+            return model._base_manager.using(self.using).filter(pk=pk)
+        except (TypeError, ValueError, ValidationError):
+            return None
 
 
 WIRE_KEYS = (

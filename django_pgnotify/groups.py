@@ -48,9 +48,11 @@ def group_name(template: str, *args: Any, **kwargs: Any) -> str:
     ``"customer-7"``.
 
     Placeholders are ``{}``, filled in order, or ``{name}``, filled by keyword. Values are
-    integers, text, UUIDs, booleans and dates; anything else, None too, raises InvalidGroup.
+    integers, text, UUIDs, booleans and dates; anything else, None too, raises InvalidGroup, and
+    so does a template in which two values could blur.
     """
     parsed = GroupTemplate(template)
+    parsed.check()
     named = [name for name in parsed.placeholders if name]
     if len(args) != len(parsed.placeholders) - len(named) or set(kwargs) != set(named):
         raise InvalidGroup(f"{template!r} needs one value for each of its placeholders.")

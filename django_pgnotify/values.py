@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
@@ -41,15 +42,22 @@ def to_json_value(value: Any, path: str = "data") -> Json:
     Dicts and sequences follow their elements; a model instance is its key. Raises InvalidEvent
     for what has no place in JSON.
     """
+    try:
+        return _any_json(value, path)
+    except RecursionError:
+        raise InvalidEvent(f"{path} is nested too deeply, or holds itself.") from None
+
+
+def _any_json(value: Any, path: str) -> Json:
     match value:
         case None | bool():
             return value
         case Enum():
-            return to_json_value(value.value, path)
+            return _any_json(value.value, path)
         case str() | Promise() | UUID():
             return str(value)
         case int():
-            return int(value) if abs(value) <= MAX_SAFE_INTEGER else str(int(value))
+            return int(value) if abs(value) <= MAX_SAFE_INTEGER else _digits(value, path)
         case float():
             return float(value) if math.isfinite(value) else None
         case Decimal():
@@ -62,19 +70,26 @@ def to_json_value(value: Any, path: str = "data") -> Json:
             return base64.b64encode(value).decode()
         case Mapping():
             return {
-                _key(key, path): to_json_value(item, f"{path}[{key!r:.50}]")
+                _key(key, path): _any_json(item, f"{path}[{key!r:.50}]")
                 for key, item in value.items()
             }
         case models.Model():
             return pk_json(value)
     if _is_range(value):
-        return _range_json(value, to_json_value)
+        return _range_json(value, partial(_any_json, path=path))
     if isinstance(value, Sequence):
-        return [to_json_value(item, f"{path}[{i}]") for i, item in enumerate(value)]
+        return [_any_json(item, f"{path}[{i}]") for i, item in enumerate(value)]
     raise InvalidEvent(
         f"{path} is {value!r:.200}, a {type(value).__name__}: an event carries None, booleans, "
         "numbers, text, UUIDs, dates, times, durations, bytes, ranges, dicts, lists and tuples."
     )
+
+
+def _digits(value: int, path: str) -> str:
+    try:
+        return str(int(value))
+    except ValueError as error:  # more digits than Python writes
+        raise InvalidEvent(f"{path}: {error}") from None
 
 
 def row_json(

@@ -18,12 +18,14 @@ async def revoke(group: str, using: str = DEFAULT_DB_ALIAS) -> None:
 
     It is a durable event of the current transaction on `using`, so commit the change of
     permissions in the same one; ``async_to_sync(revoke)(group)`` works inside ``atomic()``.
-    Raises InvalidGroup, or LedgerMissing before anything is sent.
+    Raises InvalidGroup, or LedgerMissing before anything is sent. Does nothing on other databases
+    than PostgreSQL.
     """
     # Thread-sensitive: where the ORM runs, hence in its transaction.
     await sync_to_async(_append)(check_group(group), using)
 
 
 def _append(group: str, using: str) -> None:
-    event = draft(topic=REVOKE_TOPIC, kind="message", data=None, using=using)
-    append(connections[using], event, [group])
+    if connections[using].vendor == "postgresql":
+        event = draft(topic=REVOKE_TOPIC, kind="message", data=None, using=using)
+        append(connections[using], event, [group])

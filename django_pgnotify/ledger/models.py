@@ -6,7 +6,18 @@ triggers or rewinds ticks under a running relay.
 
 from __future__ import annotations
 
-from django.db import models
+from typing import Any, Self
+
+from django.db import connections, models
+
+
+class OnPostgres(models.QuerySet[Any]):
+    """Empty in other databases, which have no such table: dumpdata goes through all models."""
+
+    def using(self, alias: str | None) -> Self:
+        """See Django."""
+        rows = super().using(alias)
+        return rows if connections[rows.db].vendor == "postgresql" else rows.none()
 
 
 class InstalledTrigger(models.Model):
@@ -20,6 +31,8 @@ class InstalledTrigger(models.Model):
     function = models.TextField()
     declaration = models.JSONField()
     version = models.TextField()
+
+    objects = OnPostgres.as_manager()
 
     class Meta:
         app_label = "django_pgnotify"
@@ -38,6 +51,8 @@ class ParkedEvent(models.Model):
     attempts = models.IntegerField()
     retry = models.BooleanField(default=False, help_text="Asked to be tried once more.")
     parked_at = models.DateTimeField()
+
+    objects = OnPostgres.as_manager()
 
     class Meta:
         app_label = "django_pgnotify"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from asgiref.sync import iscoroutinefunction
+
 from ..events import Json, dumps
-from ..exceptions import InvalidEvent
+from ..exceptions import InvalidDeclaration, InvalidEvent
 from ..values import to_json_value
+from .verbs import WRITES, WRITES_IN_TRANSACTION, verb_of
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -71,8 +73,8 @@ class event_context:
 
     It holds for events of triggers, ``notify`` and ``publish_signals``, on all databases.
     Outside of a transaction the statement gets one of its own; what PostgreSQL refuses in one
-    (VACUUM) or might refuse (CALL, DO) then goes without context, and so does
-    ``cursor.copy()`` where it is the first write of its transaction.
+    (VACUUM) or might refuse (CALL, DO) then goes without context, and so do ``cursor.copy()``
+    and ``cursor.callproc()`` where they are the first write of a transaction, or of a block.
     """
 
     def __init__(self, /, **values: Any) -> None:
@@ -101,8 +103,13 @@ class event_context:
         self.__exit__()
 
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
-        """Run each call of the function in this context."""
-        if inspect.iscoroutinefunction(func):
+        """Run each call of the function in this context; InvalidDeclaration for a generator,
+        whose call runs none of it."""
+        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+            raise InvalidDeclaration(
+                f"event_context can't decorate the generator {func!r:.200}: use a with block in it."
+            )
+        if iscoroutinefunction(func):  # what as_view() of an async view is too
 
             @functools.wraps(func)
             async def async_inner(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -154,8 +161,9 @@ class _ContextWrapper:
     def __init__(self) -> None:
         self.forget()
 
-    def forget(self) -> None:
-        """No transaction is open: nothing is set."""
+    def forget(self, block: object = None) -> None:
+        """A transaction begins, of this outermost ``atomic`` block: nothing is set."""
+        self.block = block
         self.touched = False
         # What the transaction holds; None = unknown, after a savepoint was rolled back.
         self.applied: str | None = ""
@@ -173,16 +181,18 @@ class _ContextWrapper:
             return execute(sql, params, many, context)
         connection = context["connection"]
         raw = connection.connection
-        verb = _verb(sql, raw)
-        if _is_idle(raw):
-            self.forget()
-            if raw.autocommit:
-                if not wanted or verb not in WRITES or _is_server_side(context["cursor"]):
-                    return execute(sql, params, many, context)
-                # The COMMIT may raise too (deferred constraints): as Django's own errors.
-                with connection.wrap_database_errors, raw.transaction():
-                    _set(raw, wanted)
-                    return execute(sql, params, many, context)
+        verb = verb_of(sql, raw)
+        block = next(iter(connection.atomic_blocks), None)
+        # What goes past wrappers, as cursor.copy() does, may have begun a transaction.
+        if _is_idle(raw) or block is not self.block:
+            self.forget(block)
+        if _is_idle(raw) and raw.autocommit:
+            if not wanted or verb not in WRITES or _is_server_side(context["cursor"]):
+                return execute(sql, params, many, context)
+            # The COMMIT may raise too (deferred constraints): as Django's own errors.
+            with connection.wrap_database_errors, raw.transaction():
+                _set(raw, wanted)
+                return execute(sql, params, many, context)
         if wanted != self.applied and verb in WRITES_IN_TRANSACTION and not _is_failed(raw):
             with connection.wrap_database_errors:
                 _set(raw, wanted)
@@ -192,47 +202,6 @@ class _ContextWrapper:
         finally:
             if verb == "ROLLBACK":
                 self.applied = None
-
-
-WRITES = frozenset(
-    {"INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "COPY", "WITH", "SELECT"}
-)
-"""First words of statements that may write, and that may always run in a transaction."""
-WRITES_IN_TRANSACTION = WRITES | {"CALL", "DO", "EXECUTE"}
-"""The further ones may commit by themselves, which PostgreSQL refuses in a transaction."""
-FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(\w+)", re.DOTALL)
-LIVE = "SELECT count(pg_notify("
-"""Begins the statement of live events, which carry their context themselves."""
-BY_ORM = ' FROM "'
-"""Marks a SELECT by the ORM; others may call functions that write."""
-CALL = re.compile(r"""([\w."]+)\s*\(""")
-READS_ONLY = re.compile(
-    "ABS|ARRAY_AGG|AVG|BOOL_AND|BOOL_OR|CAST|COALESCE|CONCAT|COUNT|DATE_PART|"
-    "DATE_TRUNC|EXISTS|EXTRACT|GREATEST|JSONB_AGG|LEAST|LEFT|LENGTH|LOWER|MAX|MIN|"
-    "NULLIF|NUMERIC|REPLACE|RIGHT|ROUND|ROW_NUMBER|STRING_AGG|SUBSTRING|SUM|TO_CHAR|"
-    "TRIM|UPPER|VARCHAR|"
-    "AND|ANY|AS|BY|DISTINCT|ELSE|FILTER|FROM|IN|JOIN|NOT|ON|OR|OVER|SELECT|THEN|WHEN|WHERE",
-    re.IGNORECASE,
-)
-"""Words before a parenthesis: functions that the ORM calls most, and keywords. A SELECT with another
-function may write by it."""
-
-
-def _verb(sql: Any, raw: Any) -> str:
-    """The statement's first word; '' for a SELECT that surely writes nothing and would only pay
-    with round trips. Others may call functions that write."""
-    text = sql if isinstance(sql, str) else sql.as_string(raw)
-    match = FIRST_WORD.match(text)
-    verb = match[1].upper() if match else ""
-    return "" if verb == "SELECT" and _only_reads(text) else verb
-
-
-def _only_reads(select: str) -> bool:
-    if select.startswith(LIVE):
-        return True
-    if BY_ORM not in select or "/*" in select:
-        return False
-    return all(map(READS_ONLY.fullmatch, CALL.findall(select)))
 
 
 def _is_idle(raw: Any) -> bool:

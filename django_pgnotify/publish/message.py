@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -73,7 +73,7 @@ def check_topic(topic: object) -> str:
 
 def check_groups(groups: Iterable[str]) -> list[str]:
     """Give the groups back, each once, or raise InvalidGroup."""
-    if isinstance(groups, str) or not isinstance(groups, list | tuple | set | frozenset):
+    if isinstance(groups, str | bytes | Mapping) or not isinstance(groups, Iterable):
         raise InvalidGroup(f"groups is {groups!r:.200}: give a list, tuple or set of names.")
     names = list(dict.fromkeys(check_group(group) for group in groups))
     if len(names) > MAX_GROUPS:

@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
+from django.apps import apps
 from django.db import IntegrityError, connection, connections, transaction
 from django.db.models import Count, Exists, OuterRef, Q
+from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
+from django.views import View
 
 from django_pgnotify import event_context, notify
-from django_pgnotify.exceptions import InvalidEvent
+from django_pgnotify.exceptions import InvalidDeclaration, InvalidEvent
 from django_pgnotify.publish.context import current_context, install_context
 from tests.ears import LedgerReader, Rollback, rolled_back
 from tests.shop.models import Customer, Order
@@ -370,3 +373,47 @@ async def test_one_block_may_be_entered_by_several_tasks_at_once() -> None:
     found = await asyncio.gather(work(1), work(2))
     assert found == [{"user": "system", "number": 1}, {"user": "system", "number": 2}]
     assert current_context() == {}
+
+
+def test_what_goes_past_wrappers_takes_no_context_from_the_writes_behind_it(
+    ledger: LedgerReader,
+) -> None:
+    with event_context(user=7):
+        for first in (None, "copy"):
+            with transaction.atomic(), connection.cursor() as cursor:
+                if first:
+                    with cursor.copy("COPY shop_customer (name) FROM STDIN") as copy:
+                        copy.write_row(("copied",))
+                notify("a")
+    assert [row["context"] for row in ledger.rows() if row["topic"] == "a"] == [{"user": 7}] * 2
+
+
+def test_a_connection_that_is_older_than_the_app_gets_the_context(
+    ledger: LedgerReader,
+) -> None:
+    connection.execute_wrappers.clear()
+    apps.get_app_config("django_pgnotify").connect_context()
+    with event_context(user=7):
+        notify("a")
+    assert contexts(ledger) == [{"user": 7}]
+
+
+def test_it_decorates_async_views_and_no_generators() -> None:
+    class Looks(View):
+        async def get(self, request: object) -> object:
+            return current_context()
+
+    view: Any = event_context(user=7)(Looks.as_view())
+    assert async_to_sync(view)(RequestFactory().get("/")) == {"user": 7}
+
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(InvalidDeclaration, match="with block"):
+        event_context(user=7)(numbers)
+
+
+def test_bytes_are_sql_too(ledger: LedgerReader) -> None:
+    with event_context(user=7), connection.cursor() as cursor:
+        cursor.execute(b"SELECT pgnotify_publish('a', '1')")
+    assert contexts(ledger) == [{"user": 7}]

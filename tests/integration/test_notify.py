@@ -146,8 +146,10 @@ def test_groups_default_to_the_topic(ledger: LedgerReader, ears: Ears) -> None:
         notify("news", durable=durable)
         notify("news", groups=("a", "b", "a"), durable=durable)
         notify("news", groups=[], durable=durable)
-    assert [change["groups"] for change in ledger.changes()] == [["news"], ["a", "b"], []]
-    assert [event["groups"] for event in ears.events()] == [["news"], ["a", "b"], []]
+        notify("news", groups=dict.fromkeys("cd").keys(), durable=durable)
+    groups = [["news"], ["a", "b"], [], ["c", "d"]]
+    assert [change["groups"] for change in ledger.changes()] == groups
+    assert [event["groups"] for event in ears.events()] == groups
 
 
 def test_a_live_event_is_complete(ears: Ears) -> None:
@@ -259,6 +261,12 @@ def test_what_fails_after_the_commit_is_logged_and_not_raised(
     assert [record.action for record in caplog.records] == ["live_not_sent"] * 2  # type: ignore[attr-defined]
 
 
+def _holds_itself() -> list[Any]:
+    data: list[Any] = []
+    data.append(data)
+    return data
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [
@@ -273,6 +281,10 @@ def test_what_fails_after_the_commit_is_logged_and_not_raised(
         ({"groups": [f"g{n}" for n in range(1001)]}, InvalidGroup),
         ({"data": object()}, InvalidEvent),
         ({"data": {"a": {1}}}, InvalidEvent),
+        ({"data": _holds_itself()}, InvalidEvent),
+        ({"data": 10**5000}, InvalidEvent),
+        ({"groups": {"orders": 1}}, InvalidGroup),
+        ({"groups": 7}, InvalidGroup),
     ],
 )
 def test_what_can_not_travel_is_refused_before_anything_is_sent(

@@ -55,6 +55,13 @@ class Line(Base):
 """
 
 
+KEEPS_OUT = """
+class Router:
+    def allow_migrate(self, db, app_label, **hints):
+        return app_label != "django_pgnotify"
+"""
+
+
 class Project:
     """A Django project in a folder, on a database of its own."""
 
@@ -212,7 +219,41 @@ def test_on_sqlite_all_of_it_does_nothing_and_nothing_fails(project: Project) ->
     assert (
         project.manage("sqlmigrate", "desk", "0001", "--database", "file").count("TRIGGER") == 0
     )
+    revoking = (
+        "from asgiref.sync import async_to_sync; from django_pgnotify.consumers import revoke; "
+        "async_to_sync(revoke)('orders', using='file')"
+    )
+    project.manage("shell", "-c", revoking)
+    dump = project.manage("dumpdata", "--database", "file")
+    assert '"model": "django_pgnotify' not in dump
     project.manage("migrate", "desk", "zero", "--database", "file")
+
+
+@pytest.mark.timeout(200)
+def test_parked_events_are_dumped_and_loaded(project: Project) -> None:
+    project.manage("makemigrations", "desk")
+    project.manage("migrate")
+    project.sql(
+        "INSERT INTO django_pgnotify_parked (handler, event, traceback, attempts)"
+        " VALUES ('handle', '{}', 'Traceback', 5)"
+    )
+    dump = project.manage("dumpdata", "django_pgnotify.ParkedEvent")
+    (project.folder / "dump.json").write_text(dump)
+    project.sql("DELETE FROM django_pgnotify_parked")
+    project.manage("loaddata", "dump.json")
+    assert project.sql("SELECT handler FROM django_pgnotify_parked") == [("handle",)]
+
+
+@pytest.mark.timeout(200)
+def test_a_router_that_keeps_the_ledger_out_is_told(project: Project) -> None:
+    project.manage("makemigrations", "desk")
+    with (project.folder / "project_settings.py").open("a") as settings:
+        settings.write("DATABASE_ROUTERS = ['desk.Router']\n")
+    (project.folder / "desk" / "__init__.py").write_text(KEEPS_OUT)
+    project.manage("migrate")
+    problems = project.manage("check", "--database", "default", errors=True)
+    assert "W020" in problems
+    assert "Let DATABASE_ROUTERS allow django_pgnotify there" in problems
 
 
 @pytest.mark.timeout(200)

@@ -58,6 +58,8 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(settings: Any) -> Non
         ("QUEUE_SIZE", -1),
         ("POLL_SECONDS", None),
         ("POLL_SECONDS", 0),
+        ("HEARTBEAT_SECONDS", float("inf")),
+        ("MAX_FRAME_BYTES", 1),
         ("MAX_FRAME_BYTES", True),
         ("ALLOWED_ORIGINS", "https://a.example"),
         ("LISTENER", 7),
@@ -86,6 +88,17 @@ def test_a_value_that_can_not_work_is_an_error(settings: Any, key: str, value: o
 def test_a_value_that_can_work_is_none(settings: Any, key: str, value: object) -> None:
     settings.PGNOTIFY = {key: value}
     assert "E007" not in ids(check_settings(None))
+
+
+def test_a_key_that_is_no_text_is_an_error(settings: Any) -> None:
+    settings.PGNOTIFY = {1: 2}
+    assert ids(check_settings(None)) == ["E001"]
+
+
+@pytest.mark.parametrize("layers", [None, {"default": "x"}])
+def test_layers_that_are_none_are_an_error(settings: Any, layers: object) -> None:
+    settings.CHANNEL_LAYERS = layers
+    assert ids(check_settings(None)) == ["E002"]
 
 
 def test_settings_that_are_no_dict_are_an_error(settings: Any) -> None:

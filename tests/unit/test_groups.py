@@ -69,6 +69,8 @@ def test_other_values_are_refused(value: Any) -> None:
         ("g-{!r}", [1], {}),
         ("g-{:>5}", [1], {}),
         ("g {}", [1], {}),
+        ("g-{}{}", [1, 23], {}),
+        ("g-{}_{}", ["a_b", "c"], {}),
     ],
 )
 def test_a_template_that_does_not_fit_is_refused(
