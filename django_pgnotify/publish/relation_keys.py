@@ -56,7 +56,11 @@ class RelationKeys:
         """The related keys that the owner has now, sorted."""
         rows = self._rows(using).filter(**{self.source.attname: _key(owner, self.source)})
         keys = rows.values_list(self.target.attname, flat=True).distinct()
-        return [field_json(self.target, key) for key in sorted(keys)]
+        # An intermediary model of two fields has rows of the one without a key of the other.
+        return [
+            field_json(self.target, key)
+            for key in sorted(key for key in keys if key is not None)
+        ]
 
     def _rows(self, using: str) -> QuerySet[Any]:
         rows: QuerySet[Any] = self.through._base_manager.using(using).order_by()
