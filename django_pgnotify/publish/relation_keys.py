@@ -55,12 +55,10 @@ class RelationKeys:
     def keys(self, owner: Model, using: str) -> list[Json]:
         """The related keys that the owner has now, sorted."""
         rows = self._rows(using).filter(**{self.source.attname: _key(owner, self.source)})
-        keys = rows.values_list(self.target.attname, flat=True).distinct()
         # An intermediary model of two fields has rows of the one without a key of the other.
-        return [
-            field_json(self.target, key)
-            for key in sorted(key for key in keys if key is not None)
-        ]
+        found = rows.values_list(self.target.attname, flat=True).distinct()
+        keys = sorted(key for key in found if key is not None)
+        return [field_json(self.target, key) for key in keys]
 
     def _rows(self, using: str) -> QuerySet[Any]:
         rows: QuerySet[Any] = self.through._base_manager.using(using).order_by()
