@@ -1,8 +1,6 @@
 /**
  * The browser's end of the journey: one socket, any number of groups, nothing missed and
- * nothing seen twice.
- *
- *     import { PgNotify } from "/static/django_pgnotify/pgnotify.js";
+ * nothing seen twice. A page that has imported `PgNotify` from here writes:
  *
  *     const feed = new PgNotify("/ws/orders/");
  *     feed.on("status", (status) => console.log(status));
