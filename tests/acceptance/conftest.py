@@ -13,6 +13,8 @@ from typing import Any
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
+from .client_kit import ScriptedServer
+
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WIDE = {"width": 1280, "height": 800}
 
@@ -64,3 +66,20 @@ async def visits(browser: Browser) -> AsyncIterator[Visits]:
     visits = Visits(browser)
     yield visits
     await visits.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def server() -> AsyncIterator[ScriptedServer]:
+    """The other side of the client."""
+    server = ScriptedServer()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(visits: Visits, server: ScriptedServer) -> Page:
+    """A page that holds the client, and notes down what it tells."""
+    page = await visits.page()
+    await page.goto(f"http://{server.host}/")
+    return page

@@ -1,4 +1,4 @@
-"""The client as ``collectstatic`` takes it, with the storages that rewrite what a script imports."""
+"""The client as ``collectstatic`` takes it, with storages that rewrite what a script imports."""
 
 from __future__ import annotations
 

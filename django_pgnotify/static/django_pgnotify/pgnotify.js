@@ -38,9 +38,10 @@
  *   follows, null for a first subscription.
  * @property {(rows: Object[], info: {position: string}) => void} [snapshot]
  *   All rows, as they were where the events go on: show these and no others. For consumers
- *   with a `snapshot()`; it comes at first and after each reset.
+ *   with a `snapshot()` only; it comes at first and after each reset.
  * @property {(events: PgEvent[], info: {position: string, more: boolean}) => void} [events]
- *   `more` says that further events of the same transaction follow at once.
+ *   `more` says that the batch goes on at once: a transaction, in a replay many. Its last call
+ *   says that it does not, and may have no events.
  * @property {(reason: string, info: {position: string}) => void} [reset]
  *   Events are missing: read your state again, unless you take snapshots, of which one
  *   follows. After a "gap" with the position of before only live events are missing;
@@ -69,8 +70,10 @@ const TIMING = {
  * Event ids kept per group. In the middle of a batch all of its ids matter, since a resume
  * repeats the batch; once the position has moved on, only a few stragglers do.
  */
-const IDS_WITHIN_BATCH = 250_000;
 const IDS_AFTER_BATCH = 5_000;
+
+/** Errors of a group that answer no `subscribe`. */
+const NO_REFUSALS = ["unknown_group", "too_large"];
 
 /** A connection to one consumer. It opens at once, and stays until `close()`. */
 export class PgNotify {
@@ -78,6 +81,8 @@ export class PgNotify {
   #timing;
   #socket = null;
   #subscriptions = new Map();
+  /** Groups that were asked for on this socket: answers to that may still be on their way. */
+  #asked = new Set();
   #listeners = { status: new Set(), error: new Set() };
   #status = "closed";
   #attempts = 0;
@@ -104,18 +109,19 @@ export class PgNotify {
    * Follow a group, from now or from a stored position.
    * @param {string} group
    * @param {Handlers} handlers
-   * @param {{since?: string}} [options]
+   * @param {{since?: ?string}} [options]
    * @returns {Subscription}
    */
   subscribe(group, handlers, { since } = {}) {
     const known = this.#subscriptions.get(group);
     // One that has ended is told so before it is taken out.
     if (known && !known.ended) throw new Error(`already subscribed to ${group}`);
-    const send = (frame) => this.#isOpen() && this.#send(frame);
+    const ask = () => this.#ask(subscription);
+    const quit = () => this.#quit(group);
     const leave = () => this.#forget(group);
-    const subscription = new Subscription(group, handlers, since, { send, leave });
+    const subscription = new Subscription(group, handlers, since, { ask, quit, leave });
     this.#subscriptions.set(group, subscription);
-    send(subscription.request());
+    ask();
     this.#settle();
     return subscription;
   }
@@ -160,7 +166,7 @@ export class PgNotify {
 
   #opened() {
     this.#openedAt = Date.now();
-    for (const subscription of this.#subscriptions.values()) this.#send(subscription.request());
+    for (const subscription of this.#subscriptions.values()) this.#ask(subscription);
     this.#expectFrames();
     this.#settle();
   }
@@ -193,6 +199,7 @@ export class PgNotify {
     const socket = this.#socket;
     this.#socket = null;
     this.#openedAt = Infinity;
+    this.#asked.clear();
     clearTimeout(this.#timer);
     for (const subscription of this.#subscriptions.values()) subscription.pause();
     socket?.close();
@@ -223,9 +230,19 @@ export class PgNotify {
     this.#timer = setTimeout(action, milliseconds);
   }
 
+  #ask(subscription) {
+    if (!this.#isOpen()) return;
+    this.#send(subscription.request(this.#asked.has(subscription.group)));
+    this.#asked.add(subscription.group);
+  }
+
+  #quit(group) {
+    if (this.#isOpen()) this.#send({ type: "unsubscribe", group });
+  }
+
   #forget(group) {
     if (!this.#subscriptions.delete(group)) return;
-    if (this.#isOpen()) this.#send({ type: "unsubscribe", group });
+    this.#quit(group);
     this.#settle();
   }
 
@@ -268,6 +285,16 @@ class Subscription {
   #seen = new Set();
   /** The position of before the batch that we are in. */
   #batch = null;
+  /** True if the page was told that a batch goes on. */
+  #toldMore = false;
+  /** True if we asked with `since`. */
+  #resumes = false;
+  /** True if the group was asked for before on this socket. */
+  #isAgain = false;
+  /** True if the page was told that we are subscribed, since we were not the last time. */
+  #isTold = false;
+  /** True between a `subscribed` that is no resume and the reset that belongs to it. */
+  #awaitsReset = false;
 
   constructor(group, handlers, since, feed) {
     this.group = group;
@@ -276,7 +303,7 @@ class Subscription {
     this.#handlers = handlers;
     this.#feed = feed;
     this.#position = since ?? null;
-    this.#whole = since !== undefined || handlers.snapshot === undefined;
+    this.#whole = this.#position !== null || handlers.snapshot === undefined;
   }
 
   /**
@@ -296,37 +323,85 @@ class Subscription {
 
   /** The connection is gone; the position stays. */
   pause() {
-    this.live = false;
+    this.live = this.#isTold = false;
   }
 
   /** The frame that asks the server for this group. */
-  request() {
+  request(isAgain) {
+    const since = this.position;
     this.#rows = [];
-    const since = this.position === null ? {} : { since: this.position };
-    return { type: "subscribe", group: this.group, ...since };
+    this.#isAgain = isAgain;
+    this.#resumes = since !== null;
+    return { type: "subscribe", group: this.group, ...(this.#resumes ? { since } : {}) };
   }
 
   /** Take a frame of this group. */
   receive(frame) {
-    // Before its `subscribed`, events belong to an earlier subscription of this group.
-    if (this.ended || (frame.type === "events" && !this.live)) return;
+    if (this.ended) return;
+    if (frame.type === "subscribed") this.#takeSubscribed(frame);
+    else if (frame.type === "error") this.#takeError(frame);
+    // Before its `subscribed`, all belongs to an earlier subscription of this group.
+    else if (this.live) this.#take(frame);
+  }
+
+  #takeSubscribed(frame) {
+    if (!this.#isAnswer(frame)) return;
+    if (this.live && this.#mayHaveMissed(frame)) return this.#askSinceHere();
+    this.live = true;
+    this.#awaitsReset = frame.recovered === false;
+    if (!this.#resumes) this.#begin();
+    // What the reset tells of is not behind us before it has come.
+    const info = this.#awaitsReset ? this.#info(frame) : this.#move(frame);
+    if (this.#isTold) return;
+    this.#isTold = true;
+    this.#tell("subscribed", { ...info, recovered: frame.recovered ?? null });
+  }
+
+  /**
+   * The answer says `recovered` if we asked with `since`. Any other one belongs to an earlier
+   * subscription, or the server has put us into the group by itself.
+   */
+  #isAnswer(frame) {
+    const isResume = typeof frame.recovered === "boolean";
+    return isResume === this.#resumes || (isResume && !this.#isAgain);
+  }
+
+  #begin() {
+    this.#rows = [];
+    this.#whole = this.#handlers.snapshot === undefined;
+  }
+
+  /** The `subscribed` that we took for ours may have been that of an earlier subscription. */
+  #mayHaveMissed(frame) {
+    return this.#isAgain && this.position !== null && frame.position !== this.#position;
+  }
+
+  #askSinceHere() {
+    this.live = false;
+    this.#feed.ask();
+  }
+
+  #take(frame) {
     const before = this.#position;
-    // A frame's position is where we stand after it, within a batch that of before it.
-    if (typeof frame.position === "string") this.#position = frame.position;
-    const info = { position: this.#position, more: frame.more === true };
+    const info = this.#move(frame);
     switch (frame.type) {
-      case "subscribed":
-        this.live = true;
-        return this.#tell("subscribed", { ...info, recovered: frame.recovered ?? null });
       case "snapshot":
         return Array.isArray(frame.data) && this.#takeRows(frame.data, info);
       case "events":
         return Array.isArray(frame.events) && this.#takeEvents(frame.events, info);
       case "reset":
         return this.#takeReset(frame.reason, info, before);
-      case "error":
-        return !this.live && this.#refused(frame);
     }
+  }
+
+  /** A frame's position is where we stand after it, within a batch that of before it. */
+  #move(frame) {
+    if (typeof frame.position === "string") this.#position = frame.position;
+    return this.#info(frame);
+  }
+
+  #info(frame) {
+    return { position: this.#position, more: frame.more === true };
   }
 
   /** A snapshot comes in one frame or several; the page gets it whole. */
@@ -336,18 +411,22 @@ class Subscription {
     if (info.more) return;
     const all = this.#rows;
     this.#rows = [];
+    this.#awaitsReset = false;
     this.#tell("snapshot", all, info);
   }
 
   #takeEvents(events, info) {
     const fresh = events.filter((event) => isObject(event) && this.#isNew(event.id));
     // Live events may come between the frames of a batch, with the position of before it.
-    const isWithin = info.more || info.position === this.#batch;
-    this.#batch = isWithin ? info.position : null;
-    this.#forgetOldest(isWithin ? IDS_WITHIN_BATCH : IDS_AFTER_BATCH);
+    const more = info.more || (this.#batch !== null && info.position === this.#batch);
+    this.#batch = more ? info.position : null;
+    if (!more) this.#forgetOldest();
     // A snapshot comes before all events: there was none to come.
     if (!info.more) this.#whole = true;
-    if (fresh.length > 0) this.#tell("events", fresh, info);
+    // A batch that was begun has an end, even if nothing is new in its last frame.
+    if (fresh.length === 0 && (more || !this.#toldMore)) return;
+    this.#toldMore = more;
+    this.#tell("events", fresh, { ...info, more });
   }
 
   #isNew(id) {
@@ -355,31 +434,42 @@ class Subscription {
     return this.#seen.add(id).size > before;
   }
 
-  #forgetOldest(limit) {
+  #forgetOldest() {
     // A set goes through its members oldest first.
     for (const id of this.#seen) {
-      if (this.#seen.size <= limit) return;
+      if (this.#seen.size <= IDS_AFTER_BATCH) return;
       this.#seen.delete(id);
     }
   }
 
   #takeReset(reason, info, before) {
+    const isExpected = this.#awaitsReset;
+    this.#awaitsReset = false;
+    // Live events that were dropped leave the state as right as it was, and us where we stood.
+    const isStale = reason !== "gap" || info.position !== before;
+    if (isStale) this.#endBatch();
     if (reason === "revoked") this.#end();
     this.#tell("reset", reason, info);
-    // Live events that were dropped leave the state as right as it was, and us where we stood.
-    const isStale = !this.ended && (reason !== "gap" || info.position !== before);
-    if (isStale && this.#handlers.snapshot !== undefined) this.#askAnew();
+    if (!isStale || this.ended || this.#handlers.snapshot === undefined) return;
+    this.#whole = false;
+    // The snapshot comes by itself after a reset that is the answer to what we asked.
+    if (!isExpected) this.#askAnew();
+  }
+
+  #endBatch() {
+    this.#batch = null;
+    this.#toldMore = false;
   }
 
   /** Subscribe as for the first time, since that brings a snapshot. */
   #askAnew() {
-    this.live = false;
-    this.#whole = false;
-    this.#feed.send({ type: "unsubscribe", group: this.group });
-    this.#feed.send(this.request());
+    this.live = this.#isTold = false;
+    this.#feed.quit();
+    this.#feed.ask();
   }
 
-  #refused({ code, message }) {
+  #takeError({ code, message }) {
+    if (this.live || NO_REFUSALS.includes(code)) return;
     this.#end();
     this.#tell("error", { code, message });
   }
