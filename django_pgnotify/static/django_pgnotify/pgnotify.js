@@ -64,6 +64,8 @@ const TIMING = {
   silence: 25_000,
   /** ...and has this long to say anything at all. */
   answer: 10_000,
+  /** That time doubles up to this while it does not do, as on a line slower than a frame. */
+  answerMax: 300_000,
 };
 
 /**
@@ -84,9 +86,17 @@ export class PgNotify {
   /** Groups that were asked for on this socket: answers to that may still be on their way. */
   #asked = new Set();
   #listeners = { status: new Set(), error: new Set() };
+  /** What listeners are to hear; the first is being told. */
+  #news = [];
   #status = "closed";
   #attempts = 0;
   #openedAt = Infinity;
+  /** True while the server is to prove by any frame that it lives. */
+  #isAsking = false;
+  /** When the pings were sent whose pongs have not come. */
+  #pings = [];
+  /** Connections given up for their silence since a pong came in time. */
+  #silences = 0;
   #timer = undefined;
   #wake = () => this.#awaken();
 
@@ -140,10 +150,17 @@ export class PgNotify {
   /** Connect again after `close()`; each group resumes from its position. */
   open() {
     if (this.#status !== "closed") return;
-    for (const [target, name] of wakers()) target.addEventListener(name, this.#wake);
     this.#attempts = 0;
     this.#setStatus("connecting");
-    this.#connect();
+    // A listener may have closed us, and even opened us again.
+    if (this.#status === "closed" || this.#socket !== null) return;
+    for (const [target, name] of wakers()) target.addEventListener(name, this.#wake);
+    try {
+      this.#connect();
+    } catch (problem) {
+      this.close();
+      throw problem;
+    }
   }
 
   /** Disconnect and stay so. Subscriptions keep their positions for `open()`. */
@@ -164,6 +181,16 @@ export class PgNotify {
     this.#after(this.#timing.open, () => this.#lost());
   }
 
+  #connectAgain() {
+    try {
+      this.#connect();
+    } catch (problem) {
+      // A browser may refuse for a while what it took before, by a policy for instance.
+      reportError(problem);
+      this.#lost();
+    }
+  }
+
   #opened() {
     this.#openedAt = Date.now();
     for (const subscription of this.#subscriptions.values()) this.#ask(subscription);
@@ -178,6 +205,8 @@ export class PgNotify {
       this.#emit("error", { code: "bad_frame", message: "the server sent no frame" });
     } else if (frame.type === "ping") {
       this.#send({ type: "pong" });
+    } else if (frame.type === "pong") {
+      this.#heardPong();
     } else {
       this.#subscriptions.get(frame.group)?.receive(frame);
       if (frame.type === "error") this.#emit("error", frame);
@@ -186,12 +215,17 @@ export class PgNotify {
     }
   }
 
+  /** Only this tells that the line is quick: the begin of what is too slow comes in time too. */
+  #heardPong() {
+    if (Date.now() - this.#pings.shift() <= this.#timing.answer) this.#silences = 0;
+  }
+
   #lost() {
     if (Date.now() - this.#openedAt >= this.#timing.stable) this.#attempts = 0;
     this.#drop();
     const { reconnectMin, reconnectMax } = this.#timing;
     const delay = backoff(this.#attempts++, reconnectMin, reconnectMax);
-    this.#after(delay, () => this.#connect());
+    this.#after(delay, () => this.#connectAgain());
     this.#setStatus("reconnecting", { attempt: this.#attempts, delay });
   }
 
@@ -199,6 +233,8 @@ export class PgNotify {
     const socket = this.#socket;
     this.#socket = null;
     this.#openedAt = Infinity;
+    this.#isAsking = false;
+    this.#pings = [];
     this.#asked.clear();
     clearTimeout(this.#timer);
     for (const subscription of this.#subscriptions.values()) subscription.pause();
@@ -211,17 +247,32 @@ export class PgNotify {
     if (this.#isOpen()) this.#askForLife();
     else if (this.#socket === null) {
       clearTimeout(this.#timer);
-      this.#connect();
+      this.#connectAgain();
     }
   }
 
   #expectFrames() {
+    this.#isAsking = false;
     this.#after(this.#timing.silence, () => this.#askForLife());
   }
 
   #askForLife() {
+    // Who is asked already gets no more time for it.
+    if (this.#isAsking) return;
+    this.#isAsking = true;
+    this.#pings.push(Date.now());
     this.#send({ type: "ping" });
-    this.#after(this.#timing.answer, () => this.#lost());
+    this.#after(this.#patience(), () => this.#lostBySilence());
+  }
+
+  #patience() {
+    const { answer, answerMax } = this.#timing;
+    return Math.max(answer, Math.min(answerMax, answer * 2 ** this.#silences));
+  }
+
+  #lostBySilence() {
+    this.#silences += 1;
+    this.#lost();
   }
 
   /** There is one timer: each of its uses ends the one before. */
@@ -261,8 +312,13 @@ export class PgNotify {
     this.#emit("status", status, info);
   }
 
-  #emit(name, ...values) {
-    for (const listener of this.#listeners[name]) guarded(() => listener(...values));
+  /** What happens while listeners are told comes after that, for each of them. */
+  #emit(...news) {
+    if (this.#news.push(news) > 1) return;
+    for (; this.#news.length > 0; this.#news.shift()) {
+      const [name, ...values] = this.#news[0];
+      for (const listener of this.#listeners[name]) guarded(() => listener(...values));
+    }
   }
 
   #isOpen() {
