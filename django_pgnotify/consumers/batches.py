@@ -107,6 +107,17 @@ def make_batch(
     )
 
 
+def with_events(
+    batch: Batch, events: tuple[EncodedEvent, ...], *, before: Position, after: Position
+) -> Batch:
+    """The batch with these events and between these places."""
+    if len(events) == len(batch.events) and (before, after) == (batch.before, batch.position):
+        return batch
+    return make_batch(
+        batch.group, events, tick=batch.tick, before=before, position=after, more=batch.more
+    )
+
+
 def joinable(batches: Iterable[Batch | None], room: int) -> int:
     """How many of the first batches make one frame of so many bytes; None is no batch."""
     first: Batch | None = None

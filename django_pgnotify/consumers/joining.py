@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from ..conf import settings
@@ -22,10 +23,11 @@ class Joining:
     """Serves a session, one request after the other.
 
     `left(group)` is called when the client has left a group, `revoked(group)` when it must be
-    authorized anew.
+    authorized anew, `again(request)` when a request has come to nothing and is to be served anew.
     """
 
     __slots__ = (
+        "_again",
         "_consumer",
         "_left",
         "_outbox",
@@ -44,6 +46,7 @@ class Joining:
         takes_snapshots: bool,
         left: Callable[[str], None] | None,
         revoked: Callable[[str], None],
+        again: Callable[[Subscribe], None],
     ) -> None:
         self._consumer = consumer
         self._standing = standing
@@ -52,6 +55,7 @@ class Joining:
         self._takes_snapshots = takes_snapshots
         self._left = left
         self._revoked = revoked
+        self._again = again
 
     async def subscribe(self, request: Subscribe) -> None:
         """Ask the consumer, and let the client into the group or refuse it."""
@@ -64,13 +68,13 @@ class Joining:
             self.refuse(group, "too_many", f"Subscribe to {limit} groups at most.")
         elif not (request.is_authorized or await authorized(self._consumer, group)):
             await self._forbid(group)
-        elif known is not None and since is None:
-            position = self._standing.position_of(known)
-            if position is not None:
-                self._outbox.put(subscribed(group, position))
-        else:
+        elif known is None or since is not None:
             await self._leave(group)
             await self._enter(group, since, era)
+        elif not self._takes_snapshots:
+            self._confirm(known)
+        else:
+            await self._begin_again(known)
 
     async def unsubscribe(self, group: str) -> None:
         """Take the client out of the group."""
@@ -108,13 +112,38 @@ class Joining:
             look = await hub.look(subscription, numbers)
         found = None if since is None else look.resolve(position)
         if isinstance(found, Tick) and position is not None:
+            if self._takes_snapshots:
+                subscription.begin_anew = partial(self._again, Subscribe(group, since))
             await self._resume(hub, subscription, look, position, found)
         else:
             subscription.awaits_snapshot = self._takes_snapshots
-            self._begin(subscription, look.position, cast("ResetReason | None", found))
+            subscription.begin(look.position, cast("ResetReason | None", found))
             if self._takes_snapshots:
-                await self._send_snapshot(hub, subscription, look)
+                taken, look = await self._take(hub, subscription, look, is_new=True)
+                await self._send_snapshot(subscription, taken, before=look.position)
             subscription.release()
+
+    def _confirm(self, known: Subscription) -> None:
+        """The client is in the group, and stays there."""
+        # While it lacks events, it stands where it stood: the reset to come tells the rest.
+        position = self._standing.position_of(known) or known.stands
+        if position is not None:
+            self._outbox.put(subscribed(known.group, position))
+
+    async def _begin_again(self, known: Subscription) -> None:
+        """Give a client that is in the group its snapshot anew: it may have begun to listen just
+        now. It does not leave, so that nothing is lost if there is none for this group."""
+        hub = self._standing.hub
+        if hub is None or known.stands is None or known.replaying:
+            await self._leave(known.group)
+            await self._enter(known.group, None, self._era())
+            return
+        self._standing.hold(known)
+        look = await hub.look(known)
+        taken, _ = await self._take(hub, known, look, is_new=False)
+        self._outbox.put(subscribed(known.group, known.stands))
+        await self._send_snapshot(known, taken, before=known.stands)
+        known.release()
 
     def _era(self) -> object | None:
         """That of the hub; None if nothing listens for revokes yet."""
@@ -133,21 +162,13 @@ class Joining:
             subscription.hidden, _ = await snapshots.read(hide, hub, subscription, look)
         hub.resume(subscription, since, tick)
 
-    def _begin(
-        self, subscription: Subscription, position: Position, reason: ResetReason | None
-    ) -> None:
-        """Begin with the latest tick; `reason` why that is not where the client left off."""
-        subscription.stands = position
-        recovered = None if reason is None else False
-        self._outbox.put(subscribed(subscription.group, position, recovered))
-        if reason is not None:
-            self._outbox.put(reset(subscription.group, position, reason))
-
     async def _forbid(self, group: str) -> None:
         await self._leave(group)
         self.refuse(group, "forbidden", "You may not subscribe to this group.")
 
-    async def _send_snapshot(self, hub: Hub, subscription: Subscription, look: Look) -> None:
+    async def _take(
+        self, hub: Hub, subscription: Subscription, look: Look, *, is_new: bool
+    ) -> tuple[Taken, Look]:
         group = subscription.group
 
         def take(look: Look) -> Taken:
@@ -156,10 +177,15 @@ class Joining:
                 alias=self._consumer.using,
                 group=group,
                 epoch=look.epoch,
-                after=subscription.floor or look.latest,
+                after=(subscription.floor if is_new else None) or look.latest,
             )
 
-        taken, look = await snapshots.read(take, hub, subscription, look)
+        return await snapshots.read(take, hub, subscription, look)
+
+    async def _send_snapshot(
+        self, subscription: Subscription, taken: Taken, *, before: Position
+    ) -> None:
+        group = subscription.group
         if taken.rows is None:
             subscription.awaits_snapshot = False
             return
@@ -167,12 +193,11 @@ class Joining:
         if not await authorized(self._consumer, group):
             await self._expel(subscription)
             return
-        for answer in snapshot(group, taken.rows, before=look.position, after=taken.position):
+        for answer in snapshot(group, taken.rows, before=before, after=taken.position):
             await self._outbox.wait_for_room()
             subscription.awaits_snapshot = answer.more or answer.position is None
             self._outbox.put(answer)
-        subscription.hidden = taken.hidden
-        subscription.stands = taken.position
+        subscription.has_seen(taken.position, taken.hidden)
 
     async def _leave(self, group: str) -> None:
         subscription = self._subscriptions.pop(group, None)

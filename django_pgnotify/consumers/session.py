@@ -60,6 +60,7 @@ class Session:
             takes_snapshots=takes_snapshots,
             left=None if self._sight is None else self._sight.forget,
             revoked=self._check_again,
+            again=self._serve_next,
         )
         # A list and no deque, a task only while there is work: there are thousands of sessions.
         self._requests: list[Subscribe | Unsubscribe | str] = []
@@ -150,6 +151,11 @@ class Session:
         # Not if one has failed: then the connection ends.
         self._is_working = False
         self._tasks.pop("requests", None)
+
+    def _serve_next(self, request: Subscribe) -> None:
+        """Before those that came after it was begun."""
+        self._requests.insert(0, request)
+        self._go_on()
 
     def _check_again(self, group: str) -> None:
         if group not in self._requests:

@@ -29,6 +29,10 @@ class Standing:
             return None
         return subscription.place(self._reached(subscription))
 
+    def hold(self, subscription: Subscription) -> None:
+        """Let the client wait where it stands."""
+        subscription.hold(self._reached(subscription))
+
     def stamp(self, item: Item) -> str | None:
         """The position from which a client could resume all of its groups after this item."""
         positions = [self._position_after(item, one) for one in self.subscriptions.values()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..conf import settings
 from ..ledger.positions import Look, Position
 from ..ledger.ticks import Tick
-from .batches import Batch, EncodedEvent, make_batch
+from .batches import Batch, EncodedEvent, with_events
 from .browser import Answer, Reason, reset, subscribed
 from .outbox import Item, Outbox
 
@@ -54,6 +54,8 @@ class Subscription:
         self.withheld = False
         """True if a position has not been told, since no event with it was visible."""
         self.hidden: Hidden | None = None
+        self.begin_anew: Callable[[], None] | None = None
+        """Called instead of failing a replay that has not begun: there is a snapshot to give."""
         self._check_again = check_again
         self._holds = {"subscribing"}
         self._held: list[Item] = []
@@ -63,6 +65,8 @@ class Subscription:
         """True if the batch that was told last has more to come."""
         self._cut = False
         """True if the begin of that batch is gone: at its end the client is told to read anew."""
+        self._is_to_reset = False
+        """True while the client is told that it is subscribed, and then by a reset from where."""
 
     @property
     def is_cut(self) -> bool:
@@ -71,8 +75,8 @@ class Subscription:
 
     @property
     def owes_reset(self) -> bool:
-        """True while a reset is held that the client's place is beyond already."""
-        if self._dropped is not None:
+        """True while a reset is to come that the client's place is beyond already."""
+        if self._is_to_reset or self._dropped is not None:
             return True
         return bool(self._held) and not isinstance(self._held[0], Batch)
 
@@ -109,10 +113,14 @@ class Subscription:
         for item in held:
             self._pass(item)
 
+    def hold(self, reached: Position | None, hold: str = "subscribing") -> None:
+        """Collect what comes until it is released; the client stays where it stands now."""
+        self.stands = self.place(reached)
+        self._holds.add(hold)
+
     def revoke(self, reached: Position | None) -> None:
         """Hold everything until the client has been authorized anew."""
-        self.stands = self.place(reached)
-        self._holds.add("authorizing")
+        self.hold(reached, "authorizing")
         self._check_again(self.group)
 
     def restart(self, look: Look, reason: Reason) -> None:
@@ -144,6 +152,17 @@ class Subscription:
         if place is not None:
             self.deliver(reset(self.group, place, reason))
 
+    def begin(self, position: Position, reason: Reason | None) -> None:
+        """Begin with the latest tick; `reason` why that is not where the client left off."""
+        self._subscribe(position, recovered=None if reason is None else False)
+        if reason is not None:
+            self._read_anew(position, reason)
+
+    def has_seen(self, position: Position, hidden: Hidden) -> None:
+        """The client has a snapshot of there, and needs nothing of what was told before."""
+        self.stands, self.hidden = position, hidden
+        self._within = self._cut = False
+
     # A client that came back --------------------------------------------------------------
 
     def replay(self, batch: Batch, since: Position) -> None:
@@ -166,12 +185,16 @@ class Subscription:
 
     def fail(self, look: Look, reason: Reason) -> None:
         """What it missed can't be read: it must read its state anew."""
+        if self.stands is None and self.begin_anew is not None:
+            self.begin_anew()
+            return
         self._subscribe(look.position, recovered=False)
         self._arrive(look.position, look.latest, reason)
 
-    def _subscribe(self, position: Position, *, recovered: bool) -> None:
+    def _subscribe(self, position: Position, *, recovered: bool | None) -> None:
         if self.stands is None:
             self.stands = position
+            self._is_to_reset = recovered is False
             self.outbox.put(subscribed(self.group, position, recovered))
 
     def _arrive(self, position: Position, tick: Tick, reason: Reason | None) -> None:
@@ -190,7 +213,7 @@ class Subscription:
             pass  # Its place would be beyond what is gone; the reset to come covers it.
         elif item.tick is None:
             place = self.place(item.position) or item.position
-            self.outbox.put(_with(item, item.events, before=place, after=place))
+            self.outbox.put(with_events(item, item.events, before=place, after=place))
         elif not self._has_had(item):
             self._tell(item)
 
@@ -213,7 +236,7 @@ class Subscription:
 
     def _read_anew(self, position: Position, reason: Reason = "overflow") -> None:
         self.stands, self.hidden = position, None
-        self._within = self._cut = False
+        self._within = self._cut = self._is_to_reset = False
         self.outbox.put(reset(self.group, position, reason))
 
     def _without(self, hidden: Hidden, batch: Batch) -> Batch | None:
@@ -226,15 +249,6 @@ class Subscription:
             self.withheld = True
             return None
         before = self.stands or batch.before
-        return _with(batch, rest, before=before, after=before if batch.more else batch.position)
-
-
-def _with(
-    batch: Batch, events: tuple[EncodedEvent, ...], *, before: Position, after: Position
-) -> Batch:
-    """The batch with these events and between these places."""
-    if len(events) == len(batch.events) and (before, after) == (batch.before, batch.position):
-        return batch
-    return make_batch(
-        batch.group, events, tick=batch.tick, before=before, position=after, more=batch.more
-    )
+        return with_events(
+            batch, rest, before=before, after=before if batch.more else batch.position
+        )
