@@ -76,6 +76,11 @@ class Batch:
         return self.tick is None
 
     @property
+    def is_position(self) -> bool:
+        """True if only the position is news, and no batch ends by it."""
+        return self.is_live and not self.events
+
+    @property
     def keep(self) -> bool:
         """Events give way when a socket's queue overflows."""
         return False

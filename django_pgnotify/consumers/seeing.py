@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ..events import Event, Json, dumps
+from ..ledger.positions import Position
 from ..values import row_json, to_json_value
 from .asking import Consumer, visible
 from .batches import Batch, EncodedEvent, Packer
@@ -26,29 +27,57 @@ class Sight:
         self._subscriptions = subscriptions
         self._begun: set[str] = set()
         """Groups of which the client has a batch without its end."""
+        self._lost: dict[str, Position] = {}
+        """Groups with a batch of which a part is lost, and where that batch begins."""
 
     def forget(self, group: str) -> None:
         """The client has left the group."""
         self._begun.discard(group)
+        self._lost.pop(group, None)
 
     async def of(self, batch: Batch) -> AsyncIterator[Item]:
         """Frames with what the consumer leaves of the batch, as many as it takes.
 
         If visible() fails, the client gets a reset: an event that it should have seen may be
-        missing.
+        missing. For events of the ledger its position must be a new one, which is not known to
+        the client before the end of their batch.
         """
-        try:
-            encoded = await self._ask(batch)
-        except Exception:
-            logger.exception("visible() failed: its client gets a reset of %r", batch.group)
-            yield reset(batch.group, batch.position, "gap")
+        encoded = None if self._is_lost(batch) else await self._try(batch)
+        if encoded is None:
+            if batch.is_live or not batch.more:
+                yield reset(batch.group, batch.position, "gap")
             return
         packer = Packer(batch.group, tick=batch.tick, before=batch.before, after=batch.position)
         for part in packer.pack(encoded, more=batch.more):
             if self._says_something(part):
                 yield part
 
+    def _is_lost(self, batch: Batch) -> bool:
+        """True for the rest of a batch of which a part is lost."""
+        if batch.is_live or batch.group not in self._lost:
+            return False
+        # An overflow may have taken the end: what begins elsewhere is another batch.
+        is_rest = self._lost[batch.group] == batch.before
+        if not (is_rest and batch.more):
+            self.forget(batch.group)
+        return is_rest
+
+    async def _try(self, batch: Batch) -> tuple[EncodedEvent, ...] | None:
+        """What the consumer leaves of the batch; None if that is not to be had."""
+        try:
+            return await self._ask(batch)
+        except Exception:
+            logger.exception("visible() failed: its client gets a reset of %r", batch.group)
+        if batch.is_live:
+            return None
+        self.forget(batch.group)
+        if batch.more:
+            self._lost[batch.group] = batch.before
+        return None
+
     async def _ask(self, batch: Batch) -> tuple[EncodedEvent, ...]:
+        if not batch.events:
+            return ()
         sources = {event.id: event for event in batch.events}
         durable, using = batch.tick is not None, self._consumer.using
         events = [

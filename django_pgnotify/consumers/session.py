@@ -171,7 +171,7 @@ class Session:
     # What is sent -------------------------------------------------------------------------
 
     async def _send(self, item: Item, stamp: str | None) -> None:
-        if self._sight is None or not isinstance(item, Batch) or not item.events:
+        if self._sight is None or not isinstance(item, Batch) or item.is_position:
             await self._send_frame(item.type, item.text, stamp)
             return
         async for seen in self._sight.of(item):
