@@ -18,6 +18,10 @@ from ..ledger.positions import Position
 MAX_REQUEST_BYTES = 64 * 1024
 """Bytes of a frame from a browser: the largest honest one has a group and a position, 300."""
 
+MAX_ECHO = 1000
+"""Characters of a name that is no group's and comes back with the error, so that the page can tell
+which of its subscriptions is meant. A group's name has fewer than 100."""
+
 ErrorCode = Literal["bad_frame", "forbidden", "unknown_group", "too_many", "too_large"]
 Reason = Literal["expired", "epoch", "unknown", "overflow", "revoked", "gap"]
 
@@ -25,9 +29,10 @@ Reason = Literal["expired", "epoch", "unknown", "overflow", "revoked", "gap"]
 class BadRequest(ValueError):
     """A browser's frame can't be answered with anything but an error."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, group: object = None) -> None:
         super().__init__(message)
         self.code: ErrorCode = code
+        self.group = group if isinstance(group, str) and len(group) <= MAX_ECHO else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +107,17 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _group(obj: dict[str, Json], using: str) -> str:
+    group = obj.get("group")
     try:
-        return check_wanted_group(obj.get("group"), using)
+        return check_wanted_group(group, using)
     except InvalidGroup as error:
-        raise BadRequest("bad_frame", str(error)) from None
+        raise BadRequest("bad_frame", str(error), group) from None
 
 
 def _since(obj: dict[str, Json]) -> str | None:
     since = obj.get("since")
     if since is not None and not isinstance(since, str):
-        raise BadRequest("bad_frame", "'since' is a position, hence text.")
+        raise BadRequest("bad_frame", "'since' is a position, hence text.", obj.get("group"))
     return since
 
 

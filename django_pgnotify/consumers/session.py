@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 
+from ..conf import settings
 from ..ending import end, heed_cancellation, start_last
 from . import hubs, snapshots
 from .asking import Consumer
@@ -19,8 +20,10 @@ from .standing import Standing
 
 logger = logging.getLogger(__name__)
 
-MAX_REQUESTS = 1000
-"""Requests of a client that may wait for the database; an honest one sends one a group."""
+MIN_MAX_REQUESTS = 1000
+"""Requests of a client that may wait for the database, where it may have few groups."""
+REQUESTS_PER_GROUP = 2
+"""What an honest client sends at once, at most: it leaves each of its groups and comes back."""
 
 
 class ClientGone(Exception):
@@ -87,7 +90,8 @@ class Session:
 
     def request(self, request: Subscribe | Unsubscribe) -> None:
         """Take a request; it is answered when those before it are."""
-        if len(self._requests) >= MAX_REQUESTS:
+        most = max(MIN_MAX_REQUESTS, REQUESTS_PER_GROUP * settings.MAX_GROUPS_PER_SOCKET)
+        if len(self._requests) >= most:
             self._joining.refuse(request.group, "too_many", "Too many requests at once.")
             return
         self._requests.append(request)

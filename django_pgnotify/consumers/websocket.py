@@ -47,7 +47,7 @@ class EventConsumer(Subscriber, AsyncWebsocketConsumer):
         try:
             request = parse_request(text_data, self.using)
         except BadRequest as problem:
-            self.session.outbox.put(error(problem.code, str(problem)))
+            self.session.outbox.put(error(problem.code, str(problem), problem.group))
             return
         if isinstance(request, Ping):
             self.session.outbox.put(PONG)
@@ -77,4 +77,4 @@ class EventConsumer(Subscriber, AsyncWebsocketConsumer):
         try:
             self.session.request(Subscribe(check_wanted_group(group, self.using)))
         except InvalidGroup as problem:
-            self.session.outbox.put(error("bad_frame", str(problem)))
+            self.session.outbox.put(error("bad_frame", str(problem), group))

@@ -207,6 +207,28 @@ async def test_groups_of_a_socket_are_limited() -> None:
         assert (await browser.subscribe("a"))["type"] == "subscribed"
 
 
+@override_settings(PGNOTIFY={"MAX_GROUPS_PER_SOCKET": 600})
+async def test_a_client_may_leave_all_its_groups_and_come_back_at_once() -> None:
+    gate = asyncio.Event()
+
+    class Slow(EventConsumer):
+        async def authorize(self, group: str) -> bool:
+            await gate.wait()
+            await asyncio.sleep(0)  # as a query would, so that answers go out meanwhile
+            return False
+
+    async with Browser(Slow) as browser:
+        for number in range(600):
+            await browser.send(type="unsubscribe", group=f"g{number}")
+            await browser.send(type="subscribe", group=f"g{number}")
+        await browser.send(type="ping")
+        while (frame := await browser.receive())["type"] != "pong":
+            assert frame["code"] == "unknown_group"
+        gate.set()
+        codes = {(await browser.receive())["code"] for _ in range(1_199)}
+        assert codes == {"unknown_group", "forbidden"}
+
+
 async def test_two_databases_do_not_meet() -> None:
     class Other(OpenConsumer):
         using = "other"
@@ -264,6 +286,20 @@ async def test_malformed_frame_gets_an_error_and_the_socket_lives(text: str) -> 
         assert set(answer) <= {"type", "code", "message", "group"}
         await browser.send(type="ping")
         assert await browser.receive() == {"type": "pong"}
+
+
+@pytest.mark.parametrize("name", ["my orders", "", "x" * 1_000, "a\x00b", "\ud800"])
+async def test_error_names_what_is_no_group(name: str) -> None:
+    async with Browser() as browser:
+        for type in ("subscribe", "unsubscribe"):
+            await browser.send(type=type, group=name)
+            answer = await browser.receive()
+            assert (answer["code"], answer["group"]) == ("bad_frame", name)
+        await browser.send(type="subscribe", group="orders", since=7)
+        assert (await browser.receive())["group"] == "orders"
+        for nothing in ("x" * 1_001, 7, None):
+            await browser.send(type="subscribe", group=nothing)
+            assert "group" not in await browser.receive()
 
 
 async def test_pong_is_taken_without_an_answer() -> None:
