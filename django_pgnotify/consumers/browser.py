@@ -22,6 +22,8 @@ MAX_ECHO = 1000
 """Characters of a name that is no group's and comes back with the error, so that the page can tell
 which of its subscriptions is meant. A group's name has fewer than 100."""
 
+FORBIDDEN = "You may not subscribe to this group."
+
 ErrorCode = Literal["bad_frame", "forbidden", "unknown_group", "too_many", "too_large"]
 Reason = Literal["expired", "epoch", "unknown", "overflow", "revoked", "gap"]
 

@@ -11,7 +11,7 @@ from ..ledger.positions import Look, Position, ResetReason
 from ..ledger.ticks import Tick
 from . import hubs, snapshots
 from .asking import Consumer, authorized
-from .browser import ErrorCode, Subscribe, error, reset, snapshot, subscribed
+from .browser import FORBIDDEN, ErrorCode, Subscribe, error, reset, snapshot, subscribed
 from .hub import Hub
 from .outbox import Outbox
 from .snapshots import Taken
@@ -164,7 +164,7 @@ class Joining:
 
     async def _forbid(self, group: str) -> None:
         await self._leave(group)
-        self.refuse(group, "forbidden", "You may not subscribe to this group.")
+        self.refuse(group, "forbidden", FORBIDDEN)
 
     async def _take(
         self, hub: Hub, subscription: Subscription, look: Look, *, is_new: bool

@@ -11,11 +11,12 @@ from urllib.parse import parse_qs
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 
+from ..conf import settings
 from ..ending import end
 from ..exceptions import InvalidGroup
 from .asking import authorized
 from .base import Subscriber
-from .browser import Subscribe, check_wanted_group, error
+from .browser import FORBIDDEN, Answer, Subscribe, check_wanted_group, error
 from .session import ClientGone
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,12 @@ HEADERS = [
     # nginx would collect the stream until its buffer is full.
     (b"x-accel-buffering", b"no"),
 ]
+PLAIN_HEADERS = [
+    (b"content-type", b"text/plain; charset=utf-8"),
+    # What is wrong with a name is told with the name, which the request has brought.
+    (b"x-content-type-options", b"nosniff"),
+]
+METHODS = ("GET", "HEAD")
 
 
 class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
@@ -39,7 +46,7 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
     that moment, so that one id resumes them all (``Last-Event-ID``, or ``?since=``) without a
     gap; events above it may come again, with their own id. No id is given before every group is
     live and has its snapshot. If all groups are refused, the answer is 403; if none is asked for,
-    400.
+    400; to another method than GET and HEAD, 405.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -96,26 +103,50 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
         self._ended.set()
 
     async def _answer(self) -> None:
+        if self._method not in METHODS:
+            allow = (b"allow", ", ".join(METHODS).encode())
+            await self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, "Use GET.", allow)
+            return
         try:
             wanted = self._wanted_groups()
         except InvalidGroup as problem:
-            await self.send_response(HTTPStatus.BAD_REQUEST, str(problem).encode())
+            await self._refuse(HTTPStatus.BAD_REQUEST, str(problem))
             return
-        allowed = [group for group in wanted if await authorized(self, group)]
         if not wanted:
-            await self.send_response(HTTPStatus.BAD_REQUEST, b"Ask for a group.")
-        elif not allowed or not self.origin_allowed(without=True):
-            await self.send_response(HTTPStatus.FORBIDDEN, b"You may have none of the groups.")
+            await self._refuse(HTTPStatus.BAD_REQUEST, "Ask for a group.")
+        elif not self.origin_allowed(without=True):
+            await self._refuse(HTTPStatus.FORBIDDEN, "Not from this origin.")
         else:
-            await self._serve(allowed, [group for group in wanted if group not in allowed])
+            await self._authorize(wanted)
 
-    async def _serve(self, groups: list[str], refused: list[str]) -> None:
+    async def _authorize(self, wanted: list[str]) -> None:
+        # No more questions than there can be groups, whatever the address holds.
+        most = settings.MAX_GROUPS_PER_SOCKET
+        asked, beyond = wanted[:most], wanted[most:]
+        allowed = [group for group in asked if await authorized(self, group)]
+        if not allowed:
+            await self._refuse(HTTPStatus.FORBIDDEN, "You may have none of the groups.")
+        elif self._method == "HEAD":
+            await self.send_headers(headers=HEADERS)
+            await self.send_body(b"")
+        else:
+            too_many = f"Subscribe to {most} groups at most."
+            errors = [error("forbidden", FORBIDDEN, one) for one in asked if one not in allowed]
+            errors += [error("too_many", too_many, group) for group in beyond]
+            await self._serve(allowed, errors)
+
+    async def _refuse(
+        self, status: HTTPStatus, text: str, *headers: tuple[bytes, bytes]
+    ) -> None:
+        body = b"" if self._method == "HEAD" else text.encode()
+        await self.send_response(status, body, headers=[*PLAIN_HEADERS, *headers])
+
+    async def _serve(self, groups: list[str], errors: list[Answer]) -> None:
         await self.send_headers(headers=HEADERS)
         await self._write(": connected\n\n")
         self.session.expect(groups)
         self.session.start()
-        for group in refused:
-            answer = error("forbidden", "You may not subscribe to this group.", group)
+        for answer in errors:
             self.session.outbox.put(answer)
         since = self._since()
         for group in groups:
@@ -131,6 +162,10 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
             await self.send_body(text.encode(), more_body=True)
         except Exception as gone:
             raise ClientGone from gone
+
+    @property
+    def _method(self) -> str:
+        return str(self.scope["method"])
 
     def _wanted_groups(self) -> list[str]:
         wanted = [*self.groups_on_connect, *self._query().get("group", [])]

@@ -217,6 +217,54 @@ async def test_stream_that_can_have_nothing_is_refused(
     )
     response = await http.get_response(timeout=PATIENCE_SECONDS)
     assert response["status"] == status
+    headers = dict(response["headers"])
+    assert headers[b"content-type"] == b"text/plain; charset=utf-8"
+    assert headers[b"x-content-type-options"] == b"nosniff"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+async def test_other_methods_than_get_are_refused(method: str) -> None:
+    http = HttpCommunicator(OpenStream.as_asgi(), method, "/?group=orders", body=b"x")
+    response = await http.get_response(timeout=PATIENCE_SECONDS)
+    assert response["status"] == 405
+    assert dict(response["headers"])[b"allow"] == b"GET, HEAD"
+
+
+@pytest.mark.parametrize(("group", "status"), [("orders", 200), ("secret", 403), ("", 400)])
+async def test_head_has_the_headers_of_get_and_ends(group: str, status: int) -> None:
+    http = HttpCommunicator(OpenStream.as_asgi(), "HEAD", f"/?group={group}")
+    response = await http.get_response(timeout=PATIENCE_SECONDS)
+    assert (response["status"], response["body"]) == (status, b"")
+    type = b"text/event-stream" if status == 200 else b"text/plain"
+    assert dict(response["headers"])[b"content-type"].startswith(type)
+
+
+class Counting(EventStreamConsumer):
+    asked: list[str] = []
+
+    async def authorize(self, group: str) -> bool:
+        self.asked.append(group)
+        return True
+
+
+@override_settings(PGNOTIFY={"ALLOWED_ORIGINS": ["https://good.example"]})
+async def test_nobody_is_asked_for_a_page_of_another_origin() -> None:
+    Counting.asked = []
+    http = HttpCommunicator(Counting.as_asgi(), "GET", "/?group=orders")
+    http.scope["headers"].append((b"origin", b"https://evil.example"))
+    assert (await http.get_response(timeout=PATIENCE_SECONDS))["status"] == 403
+    assert Counting.asked == []
+
+
+@override_settings(PGNOTIFY={"MAX_GROUPS_PER_SOCKET": 2})
+async def test_groups_beyond_the_limit_are_refused_without_asking() -> None:
+    Counting.asked = []
+    async with EventSource("a", "b", "c", "d", consumer=Counting) as source:
+        for group in ("c", "d"):
+            refusal = await source.receive()
+            assert (refusal["code"], refusal["group"]) == ("too_many", group)
+        assert [(await source.receive())["group"] for _ in range(2)] == ["a", "b"]
+    assert set(Counting.asked) == {"a", "b"}
 
 
 async def test_everything_is_refused_by_default() -> None:
