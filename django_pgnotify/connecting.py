@@ -45,6 +45,9 @@ UNLIMITED = """
 """What a role or a database sets for its web requests; we wait for locks, read for minutes, and are
 silent for seconds."""
 
+READ_COMMITTED = "SET default_transaction_isolation = 'read committed'"
+"""Whatever a role or a database sets: our statements are written to be repeated by nobody."""
+
 LIBPQ_NAMES = {
     "NAME": "dbname",
     "USER": "user",
@@ -119,7 +122,7 @@ async def connect_listener(alias: str, *, application_name: str) -> AsyncConnect
         connection = await connect(direct, application_name=application_name)
     else:
         connection = await connect(alias, application_name=application_name, overrides=listener)
-    await execute_first(connection, UNLIMITED)
+    await execute_first(connection, UNLIMITED, READ_COMMITTED)
     return connection
 
 

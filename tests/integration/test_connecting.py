@@ -77,3 +77,13 @@ async def test_a_listener_alias_stands_in_for_default_only(settings: Any) -> Non
     settings.PGNOTIFY = {"LISTENER": "default"}
     async with await connect_listener("other", application_name="listener") as connection:
         assert connection.info.dbname == names[0]
+
+
+async def test_the_listener_is_read_committed_whatever_is_the_default_for_others(
+    settings: Any,
+) -> None:
+    options = {"options": "-c default_transaction_isolation=serializable"}
+    settings.PGNOTIFY = {"LISTENER": options}
+    async with await connect_listener("default", application_name="x") as connection:
+        cursor = await connection.execute("SHOW transaction_isolation")
+        assert await cursor.fetchone() == ("read committed",)
