@@ -50,7 +50,7 @@ class Defaults:
     HANDLER_ATTEMPTS: int = 5
     """Tries of one event by one handler before the event is parked."""
     HANDLER_BACKOFF_SECONDS: float = 1.0
-    """Seconds before the first retry of a handler; doubled for each further one."""
+    """Seconds before the first retry of a handler; doubled for each further one, up to an hour."""
     HEARTBEAT_SECONDS: float = 5.0
     """Seconds between the relay's heartbeats to the hubs and its probes of its own connection."""
     POLL_SECONDS: float = 1.0

@@ -40,9 +40,11 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
     What happens to a whole table (a truncate) keeps its place in the order of every key. Messages
     have no key: they come in order, but one that is tried again holds up no other.
 
-    A sync function runs in a thread of its own, whose database connections are closed after the
-    call. Progress is kept for each database by the function's dotted name: a renamed handler is a
-    new one. A new one begins with what is relayed from now on (``start="now"``), which is all
+    Each call gets an Event of its own. A sync function runs in a thread of its own, an async one in
+    the event loop, with a thread of its own for the ORM; database connections of that thread are
+    closed after the call. Progress is kept for each database by the function's dotted name: a
+    renamed handler is a new one. A new one begins with what is relayed from now on
+    (``start="now"``), which is all
     there is if nothing ever was, or with the oldest event of the ledger (``"oldest"``). Raises
     InvalidDeclaration if that name is taken by another function, or an argument is not valid.
     """
@@ -69,6 +71,7 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
                 "its progress is kept by it."
             )
         _check_takes_an_event(name, function)
+        _check_runs(name, function)
         _registered[name] = Handler(name=name, topic=topic, function=function, start=start)
         return function
 
@@ -96,6 +99,14 @@ def _check_takes_an_event(name: str, function: Callable[..., object]) -> None:
         raise InvalidDeclaration(
             f"on_event: {name}{signature} must take one argument, the event."
         ) from None
+
+
+def _check_runs(name: str, function: Callable[..., object]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidDeclaration(
+            f"on_event: {name} is a generator function, whose body would not run when it is"
+            " called. Take the yield out."
+        )
 
 
 def place_of(function: Callable[..., object] | None) -> object:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,9 +11,18 @@ from django.core.management import call_command
 from django.db import connections
 
 from django_pgnotify import handlers
-from tests.pglisten import execute, publish
+from tests.pglisten import WAIT_SECONDS, execute, publish
 
 FAST = {"HANDLER_BACKOFF_SECONDS": 0.01, "POLL_SECONDS": 0.1}
+HANDLERS: dict[str, Any] = {
+    "handlers": "tests.told_handler",
+    "HANDLER_BACKOFF_SECONDS": 0.05,
+    "HANDLER_ATTEMPTS": 2,
+    "POLL_SECONDS": 0.1,
+}
+"""For a pglisten process."""
+TABLE = "CREATE TABLE handled (id bigserial, pk integer, what text, word text)"
+"""What the handlers of told_handler.py write to."""
 
 
 def forget_handlers(using: str = "default") -> None:
@@ -55,4 +65,38 @@ def parked() -> list[tuple[Any, ...]]:
         return list(cursor.fetchall())
 
 
-__all__ = ["FAST", "handle_now", "no_handlers", "parked", "publish", "publish_rows"]
+@pytest.fixture
+def handled(no_handlers: None) -> Iterator[None]:
+    """The table that the handlers of processes write to."""
+    execute(TABLE)
+    yield
+    execute("DROP TABLE handled")
+
+
+def words(word: str = "done") -> list[tuple[int, str]]:
+    """What was handled, in order."""
+    query = "SELECT array_agg(pk ORDER BY id), array_agg(what ORDER BY id) FROM handled"
+    pks, whats = execute(f"{query} WHERE word = %s", word)
+    return list(zip(pks or [], whats or [], strict=True))
+
+
+def wait_until(happened: Callable[[], Any]) -> None:
+    """Return when it has happened."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+__all__ = [
+    "FAST",
+    "HANDLERS",
+    "handle_now",
+    "handled",
+    "no_handlers",
+    "parked",
+    "publish",
+    "publish_rows",
+    "wait_until",
+    "words",
+]

@@ -1,15 +1,17 @@
-"""A handler for pglisten processes: it does as its events tell it, and writes them down."""
+"""Handlers for pglisten processes: they do as their events tell them, and write them down."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from contextlib import suppress
 
+from asgiref.sync import sync_to_async
 from django.db import connection
 
 from django_pgnotify import Event, on_event
 
-TABLE = "CREATE TABLE handled (id bigserial, pk integer, what text, word text)"
 KEEP = "INSERT INTO handled (pk, what, word) VALUES (%s, %s, %s)"
 
 
@@ -34,3 +36,17 @@ def obey(event: Event) -> None:
         case _:
             time.sleep(0.01)
     write_down(event, "done")
+
+
+@on_event("told_async")
+async def obey_in_the_loop(event: Event) -> None:
+    """The same in the event loop."""
+    await sync_to_async(write_down)(event, "begun")
+    match str(event.data):
+        case "block its thread":
+            await sync_to_async(threading.Event().wait)()
+        case "take no cancellation":
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(60)
+    await sync_to_async(write_down)(event, "done")

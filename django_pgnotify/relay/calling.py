@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar, cast
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
-from django.db import close_old_connections, connections
+from asgiref.sync import (
+    AsyncToSync,
+    SyncToAsync,
+    ThreadSensitiveContext,
+    iscoroutinefunction,
+    sync_to_async,
+)
+from django.db import connections
 
 from ..events import Event
 from ..handlers import Handler
@@ -46,28 +51,31 @@ THREADS = DaemonThreads()
 async def call(handler: Handler, event: Event) -> str | None:
     """Call an async handler natively, a sync one in a thread; the traceback if it raised.
 
-    SystemExit and CancelledError too are the handler's own failure, unless it is this task that
-    is cancelled.
+    In a task of its own, which nobody of ours cancels: SystemExit and CancelledError too are the
+    handler's own failure.
     """
     try:
         if iscoroutinefunction(handler.function):
-            await _call_async(handler, event)
+            await _finish(cast("Awaitable[object]", handler.function(event)))
         else:
             return await _call_in_thread(handler, event)
     except BaseException:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
         return traceback.format_exc()
     return None
 
 
-async def _call_async(handler: Handler, event: Event) -> None:
-    try:
-        await handler.function(event)  # type: ignore[misc]
-    finally:
-        # Where its ORM calls ran; a transaction of a caller (a test) is left alone.
-        await sync_to_async(close_old_connections)()
+async def _finish(awaitable: Awaitable[object]) -> None:
+    """Await it with a thread of its own for what it runs by ``sync_to_async``, the ORM above all:
+    others would wait for the same thread, and share its transactions."""
+    # Who called us by async_to_sync lends us its thread, which is one for all.
+    AsyncToSync.executors.current = None
+    context = ThreadSensitiveContext()
+    async with context:
+        try:
+            await awaitable
+        finally:
+            if context in SyncToAsync.context_to_thread_executor:  # else it had no thread
+                await sync_to_async(connections.close_all)()
 
 
 async def _call_in_thread(handler: Handler, event: Event) -> str | None:
@@ -76,7 +84,7 @@ async def _call_in_thread(handler: Handler, event: Event) -> str | None:
     error, awaitable = await run(handler, event)
     if awaitable is not None:
         # An async function behind a decorator that hides it.
-        await awaitable
+        await _finish(awaitable)
     return error
 
 

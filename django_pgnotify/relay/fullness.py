@@ -44,6 +44,8 @@ DO $pgnotify$ BEGIN
     VALUES ({number}, pg_current_snapshot(), {bits});
     DELETE FROM {schema}.django_pgnotify_tick WHERE number < {number};
     UPDATE {schema}.django_pgnotify_state SET sent = {number}, trimmed = {number} - 1;
+    -- Who has handled everything has missed nothing.
+    UPDATE {schema}.django_pgnotify_handler SET tick = {number} WHERE tick = {number} - 1;
 END $pgnotify$
 """
 

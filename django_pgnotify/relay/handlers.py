@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 
 from ..handlers import Handler
 from ..ledger.ticks import Identity, Tick
+from .calls import Calls
 from .connections import Connection
+from .leader import Leader
 from .parking import HandlerStore
 from .runner import HandlerRunner
-
-RETRY_POLL_SECONDS = 2.0
-"""Between looks for parked events that somebody asked to retry."""
 
 Connect = Callable[[], Awaitable[Connection]]
 
@@ -27,6 +26,7 @@ class HandlersToRun:
     """Retention waits for all of them."""
     running: bool
     """False leaves their events in the ledger."""
+    _calls: dict[str, Calls] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def names(self) -> list[str]:
@@ -38,28 +38,46 @@ class HandlersToRun:
         """Those that this process calls."""
         return self.registered if self.running else ()
 
+    def calls_of(self, handler: Handler) -> Calls:
+        """Its calls, whichever session they began in."""
+        if handler.name not in self._calls:
+            self._calls[handler.name] = Calls(handler)
+        return self._calls[handler.name]
+
+    @property
+    def are_called(self) -> bool:
+        """True while a call is under way."""
+        return any(calls.running for calls in self._calls.values())
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for the calls that are under way, but no longer than this."""
+        running = {task for calls in self._calls.values() for task in calls.running}
+        if running:
+            await asyncio.wait(running, timeout=seconds)
+
 
 class Handlers:
-    """All handlers of one database."""
+    """All handlers of one database, in one session."""
 
-    def __init__(self, handlers: Sequence[Handler], *, using: str, schema: str) -> None:
+    def __init__(self, handlers: HandlersToRun, leader: Leader, *, using: str) -> None:
+        self.ready = asyncio.Event()
+        """Set when all their connections are open."""
         self._handlers = handlers
+        self._leader = leader
         self._using = using
-        self._schema = schema
-        self._runners: dict[str, HandlerRunner] = {}
+        self._runners: list[HandlerRunner] = []
         self._stopping = asyncio.Event()
 
     def wake(self) -> None:
         """Say that a tick has been stored."""
-        for runner in self._runners.values():
-            runner.news.set()
+        for runner in self._runners:
+            runner.wake()
 
     def stop(self) -> None:
         """Begin no further call; ``run`` ends when those under way have."""
         self._stopping.set()
-        for runner in self._runners.values():
-            runner.stopping.set()
-            runner.news.set()
+        for runner in self._runners:
+            runner.stop()
 
     async def run(
         self, connect: Connect, identity: Identity, now: Tick, upto: Tick | None = None
@@ -69,32 +87,32 @@ class Handlers:
 
         Opens one connection a handler, and one that keeps their progress.
         """
-        if not self._handlers:
-            return
         async with AsyncExitStack() as stack:
-            keeper = await stack.enter_async_context(await connect())
-            store = HandlerStore(keeper, self._schema, self._using, identity)
-            self._runners = {
-                handler.name: HandlerRunner(handler, store, using=self._using)
-                for handler in self._handlers
-            }
+            if self._handlers.to_run and not self._stopping.is_set():
+                keeper = await stack.enter_async_context(await connect())
+                store = HandlerStore(keeper, self._leader.schema, self._using, identity)
+                for handler in self._handlers.to_run:
+                    self._runners.append(await self._runner(handler, store, now))
+            connections = [
+                await stack.enter_async_context(await connect()) for _ in self._runners
+            ]
+            self.ready.set()
             if self._stopping.is_set():
                 self.stop()
             async with asyncio.TaskGroup() as tasks:
-                for runner in self._runners.values():
-                    begin = await store.begin(runner.handler, now)
-                    connection = await stack.enter_async_context(await connect())
-                    tasks.create_task(runner.run(connection, begin, upto))
-                tasks.create_task(self._retry_requested(store, for_ever=upto is None))
+                for runner, connection in zip(self._runners, connections, strict=True):
+                    tasks.create_task(runner.run(connection, upto))
 
-    async def _retry_requested(self, store: HandlerStore, *, for_ever: bool) -> None:
-        """Call handlers again with the parked events for which somebody asked: with all there
-        are, or again and again until stopped."""
-        while not self._stopping.is_set():
-            for parked in await store.requested(self._runners):
-                await self._runners[parked.handler].retry(parked)
-            if not for_ever:
-                return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_POLL_SECONDS):
-                    await self._stopping.wait()
+    async def _runner(self, handler: Handler, store: HandlerStore, now: Tick) -> HandlerRunner:
+        calls = self._handlers.calls_of(handler)
+        calls.belong_to(store.identity.text)
+        begin, ahead = await store.begin(handler, now)
+        calls.handled.update(ahead)
+        return HandlerRunner(
+            handler,
+            store,
+            calls,
+            begin,
+            using=self._using,
+            still_leading=self._leader.still_leading,
+        )

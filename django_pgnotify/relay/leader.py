@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +18,8 @@ from .connections import Connection, check
 APPLICATION_NAME = "django_pgnotify leader"
 PINGS_PER_TIMEOUT = 2
 """Signs of life within LEADER_TIMEOUT_SECONDS, so that one may be late by half of it."""
+PROOF_LOOK_SECONDS = 0.1
+"""Between looks for a new one. Only who was frozen, or can't reach the server, waits."""
 HELD_QUERY = """
     SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -49,6 +54,7 @@ class Leader:
     def __init__(self, connection: Connection, schema: str) -> None:
         self.connection = connection
         self.schema = schema
+        self._proved = 0.0
 
     @classmethod
     async def open(cls, alias: str) -> Leader:
@@ -66,9 +72,10 @@ class Leader:
 
     async def try_lead(self) -> bool:
         """Take the lock if nobody has it."""
-        cursor = await self.connection.execute(
-            "SELECT pg_try_advisory_lock(%s)", [lock_key(self.schema)]
-        )
+        with self.proof():
+            cursor = await self.connection.execute(
+                "SELECT pg_try_advisory_lock(%s)", [lock_key(self.schema)]
+            )
         row = await cursor.fetchone()
         return bool(row and row[0])
 
@@ -76,7 +83,23 @@ class Leader:
         """Show the server that we live, until cancelled: reading or handling may take long."""
         while True:
             await asyncio.sleep(settings.LEADER_TIMEOUT_SECONDS / PINGS_PER_TIMEOUT)
-            await self.connection.execute("SELECT 1")
+            with self.proof():
+                await self.connection.execute("SELECT 1")
+
+    @contextmanager
+    def proof(self) -> Iterator[None]:
+        """A statement in this block that does not fail proves that the lock was held as it began,
+        if ever it was taken."""
+        begin = time.monotonic()
+        yield
+        self._proved = begin
+
+    async def still_leading(self) -> None:
+        """Return when nobody else can have the lock. Who was frozen finds out here, before it
+        begins what its successor has done; if the lock is lost, the connection fails soon."""
+        # Hardly anybody ever waits here, and who proves it should not have to tell.
+        while time.monotonic() - self._proved > settings.LEADER_TIMEOUT_SECONDS:  # noqa: ASYNC110
+            await asyncio.sleep(PROOF_LOOK_SECONDS)
 
     async def __aenter__(self) -> Self:
         return self

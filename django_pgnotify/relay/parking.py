@@ -18,11 +18,18 @@ from .connections import Connection
 logger = logging.getLogger("django_pgnotify")
 
 PROGRESS: LiteralString = """
-    SELECT tick, identity FROM {schema}.django_pgnotify_handler WHERE name = %s
+    SELECT tick, identity, ahead FROM {schema}.django_pgnotify_handler WHERE name = %s
 """
+# Only forwards in the same history: one that was frozen may come back behind its successor.
 SAVE: LiteralString = """
-    INSERT INTO {schema}.django_pgnotify_handler (name, tick, identity) VALUES (%s, %s, %s)
-    ON CONFLICT (name) DO UPDATE SET tick = excluded.tick, identity = excluded.identity
+    INSERT INTO {schema}.django_pgnotify_handler AS known (name, tick, identity)
+    VALUES (%s, %s, %s)
+    ON CONFLICT (name) DO UPDATE
+    SET tick = excluded.tick, identity = excluded.identity, ahead = '{{}}'
+    WHERE known.tick < excluded.tick OR known.identity <> excluded.identity
+"""
+KEEP_AHEAD: LiteralString = """
+    UPDATE {schema}.django_pgnotify_handler SET ahead = %s WHERE name = %s AND tick = %s
 """
 OLDEST: LiteralString = """
     SELECT min(number) FROM {schema}.django_pgnotify_tick, {schema}.django_pgnotify_state
@@ -33,8 +40,8 @@ PARK: LiteralString = """
     VALUES (%s, %s, %s, %s)
 """
 REQUESTED: LiteralString = """
-    SELECT id, handler, event FROM {schema}.django_pgnotify_parked
-    WHERE retry AND handler = ANY (%s) ORDER BY id
+    SELECT id, event FROM {schema}.django_pgnotify_parked
+    WHERE retry AND handler = %s AND id <> ALL (%s) ORDER BY id LIMIT %s
 """
 FORGET: LiteralString = "DELETE FROM {schema}.django_pgnotify_parked WHERE id = %s"
 PARK_AGAIN: LiteralString = """
@@ -48,8 +55,23 @@ class Parked:
     """A parked event that somebody asked to retry."""
 
     id: int
-    handler: str
-    event: Event
+    text: str
+    """The event as JSON."""
+    using: str
+
+    def event(self) -> Event:
+        """Build it; whatever an error there may be if somebody has rewritten the row."""
+        return Event.from_json(loads(self.text), using=self.using)
+
+
+def log_expired(name: str, number: int) -> None:
+    """Say that a handler has missed events."""
+    logger.error(
+        "Handler %s: events after tick %s were trimmed before it handled them.",
+        name,
+        number,
+        extra={"action": "handler-expired"},
+    )
 
 
 class HandlerStore:
@@ -59,9 +81,9 @@ class HandlerStore:
         self, connection: Connection, schema: str, using: str, identity: Identity
     ) -> None:
         self.schema = schema
+        self.identity = identity
         self._connection = connection
         self._using = using
-        self._identity = identity
         self._lock = asyncio.Lock()
 
     async def register(self, handlers: Sequence[Handler], now: Tick) -> None:
@@ -72,22 +94,22 @@ class HandlerStore:
             row = await (await self._run(PROGRESS, handler.name)).fetchone()
             if row is None and handler.start == "oldest":
                 await self.save(handler.name, await self._oldest(now))
-            elif row is None or not self._identity.continues(row[1]):
+            elif row is None or not self.identity.continues(row[1]):
                 await self.save(handler.name, now)
 
-    async def begin(self, handler: Handler, now: Tick) -> Tick:
-        """Where a registered handler goes on."""
+    async def begin(self, handler: Handler, now: Tick) -> tuple[Tick, Sequence[str]]:
+        """Where a registered handler goes on, and what it has handled beyond."""
         row = await (await self._run(PROGRESS, handler.name)).fetchone()
-        number = row[0] if row else now.number
+        number, _, ahead = row or (now.number, None, ())
         tick = await tick_by_number(self._connection, self.schema, number)
         if tick is None:
-            logger.error(
-                "Handler %s: events after tick %s were trimmed before it handled them.",
-                handler.name,
-                number,
-                extra={"action": "handler-expired"},
-            )
-        return tick or await self._oldest(now)
+            log_expired(handler.name, number)
+        return tick or await self._oldest(now), ahead
+
+    async def is_beyond(self, name: str, tick: Tick) -> bool:
+        """True if the handler's stored place is beyond this tick."""
+        row = await (await self._run(PROGRESS, name)).fetchone()
+        return row is not None and bool(row[0] > tick.number)
 
     async def _oldest(self, now: Tick) -> Tick:
         row = await (await self._run(OLDEST)).fetchone()
@@ -95,24 +117,23 @@ class HandlerStore:
         return oldest or now
 
     async def save(self, name: str, tick: Tick) -> None:
-        """Record that everything up to the tick is handled or parked."""
-        await self._run(SAVE, name, tick.number, self._identity.text)
+        """Record that everything up to the tick is handled or parked. Never goes back."""
+        await self._run(SAVE, name, tick.number, self.identity.text)
+
+    async def keep_ahead(self, name: str, tick: Tick, ids: Collection[str]) -> None:
+        """Record what is handled beyond the tick, if the handler still stands there."""
+        await self._run(KEEP_AHEAD, list(ids), name, tick.number)
 
     async def park(self, name: str, event: Event, error: str, attempts: int) -> None:
         """Keep an event that the handler gave up on."""
         await self._run(PARK, name, dumps(event.to_json()), self._storable(error), attempts)
 
-    async def requested(self, names: Collection[str]) -> list[Parked]:
-        """Parked events of these handlers that somebody asked to retry."""
-        rows = await (await self._run(REQUESTED, list(names))).fetchall()
-        return [
-            Parked(
-                id=row[0],
-                handler=row[1],
-                event=Event.from_json(loads(row[2]), using=self._using),
-            )
-            for row in rows
-        ]
+    async def requested(
+        self, name: str, except_ids: Collection[int], limit: int
+    ) -> list[Parked]:
+        """Parked events of a handler that somebody asked to retry, the oldest first."""
+        rows = await (await self._run(REQUESTED, name, list(except_ids), limit)).fetchall()
+        return [Parked(id=row[0], text=row[1], using=self._using) for row in rows]
 
     async def forget(self, parked: Parked) -> None:
         """The retry succeeded."""

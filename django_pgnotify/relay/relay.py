@@ -51,7 +51,7 @@ class Relay:
         self._leader = leader
         self._gate = gate
         self._start = start
-        self._handlers = Handlers(handlers.to_run, using=alias, schema=leader.schema)
+        self._handlers = Handlers(handlers, leader, using=alias)
         metrics.in_progress.clear()
         queue = FrameQueue(settings.QUEUE_SIZE)
         self._progress = Progress(epoch=start.identity.epoch, tick=start.tick)
@@ -118,6 +118,10 @@ class Relay:
         connection = await connect_listener(self._alias, application_name=name)
         self.connections.append(connection)
         return connection
+
+    async def wait_for_handlers(self) -> None:
+        """Return when they have their connections."""
+        await self._handlers.ready.wait()
 
     def stop_handling(self) -> None:
         """Begin no further call."""

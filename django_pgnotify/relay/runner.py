@@ -1,17 +1,15 @@
 """Runner: one ``@on_event`` handler at work, from its stored place on.
 
 It reads the ledger by itself, so a slow handler delays nobody. What it holds back is only its own
-progress, which advances when all events up to a tick are handled or parked: after a crash those
-since then come again.
+progress, see ``reached.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 
 from ..backoff import Backoff
 from ..conf import settings
@@ -20,61 +18,92 @@ from ..handlers import Handler
 from ..ledger.reader import Expired, read_range
 from ..ledger.rows import events_of
 from ..ledger.ticks import Tick, latest_tick, tick_by_number
-from .calling import call
+from .calls import Calls
 from .connections import Connection
 from .order import Order, Room, Turn
-from .parking import HandlerStore, Parked
+from .parking import HandlerStore, log_expired
+from .reached import Reached, Stretch
+from .retries import Retries, Stopping
 
 logger = logging.getLogger("django_pgnotify")
 
 TICKS_AT_ONCE = 100
 """Ticks that are read together: progress is recorded that often while a handler catches up."""
-
-
-class Stopping(Exception):
-    """No call is begun any more."""
-
-
-@dataclass(slots=True)
-class Stretch:
-    """The events between two ticks of a handler's progress."""
-
-    upto: Tick
-    pending: int = 0
-    read: bool = False
+KEEP_AHEAD_SECONDS = 5.0
+"""Between two records of what is done while an earlier event is not: after a crash that much comes
+again. The ids of up to 20,000 events are written each time."""
+BACKOFF_MAX_SECONDS = 3600.0
+"""The most between two attempts, unless HANDLER_BACKOFF_SECONDS is more: whoever allows a hundred
+of them means days, not ages."""
 
 
 class HandlerRunner:
     """One handler at work."""
 
-    def __init__(self, handler: Handler, store: HandlerStore, *, using: str) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        store: HandlerStore,
+        calls: Calls,
+        begin: Tick,
+        *,
+        using: str,
+        still_leading: Callable[[], Awaitable[None]],
+    ) -> None:
         self.handler = handler
-        self.news = asyncio.Event()
-        self.stopping = asyncio.Event()
+        self._news = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._store = store
+        self._calls = calls
+        self._begin_at = begin
         self._using = using
-        self._calls = asyncio.Semaphore(settings.HANDLER_CONCURRENCY)
+        self._still_leading = still_leading
         self._room = Room()
         self._order = Order()
-        self._stretches: deque[Stretch] = deque()
+        self._reached = Reached(handler.name, store, calls, begin, self._stopping)
+        self._retries = Retries(handler.name, store, calls, self._order, self._may_begin)
 
-    async def run(self, connection: Connection, begin: Tick, upto: Tick | None = None) -> None:
-        """Handle what comes after `begin`: up to `upto`, or until stopped. Ends when every event
+    def wake(self) -> None:
+        """Say that a tick has been stored."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """Begin no further call."""
+        for event in (self._stopping, self._news, self._retries.news):
+            event.set()
+
+    async def run(self, connection: Connection, upto: Tick | None = None) -> None:
+        """Handle what there is: up to `upto`, or until stopped. Ends when every event
         that was begun is handled or parked; what waits for its turn or for a retry is left when
         stopping, and comes again."""
         async with asyncio.TaskGroup() as tasks:
-            done = begin
-            while not self.stopping.is_set():
-                self.news.clear()
-                target = upto or await latest_tick(connection, self._store.schema)
-                if target.number > done.number:
-                    target = await self._step(connection, done, target)
-                    await self._read(connection, done, target, tasks)
-                    done = target
-                elif upto is not None:
-                    return
-                else:
-                    await self._wait_for_news()
+            if upto is None:
+                tasks.create_task(self._keep_ahead())
+            tasks.create_task(self._retries.run(self._stopping, for_ever=upto is None))
+            await self._read_all(connection, upto, tasks)
+
+    async def _keep_ahead(self) -> None:
+        """Now and then, and at once at a stop: one that hangs may let it never come to its end."""
+        while not self._stopping.is_set():
+            await self._pause(KEEP_AHEAD_SECONDS)
+            await self._reached.keep_ahead()
+
+    async def _read_all(
+        self, connection: Connection, upto: Tick | None, tasks: asyncio.TaskGroup
+    ) -> None:
+        done = self._begin_at
+        while not self._stopping.is_set():
+            self._news.clear()
+            target = upto or await latest_tick(connection, self._store.schema)
+            if target.number > done.number:
+                target = await self._step(connection, done, target)
+                await self._read(connection, done, target, tasks)
+                done = target
+            elif upto is not None:
+                return
+            else:
+                self._reached.forget_rest()
+                await self._wait_for_news()
 
     async def _step(self, connection: Connection, done: Tick, target: Tick) -> Tick:
         if target.number - done.number <= TICKS_AT_ONCE:
@@ -85,13 +114,12 @@ class HandlerRunner:
     async def _wait_for_news(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(settings.POLL_SECONDS):
-                await self.news.wait()
+                await self._news.wait()
 
     async def _read(
         self, connection: Connection, after: Tick, upto: Tick, tasks: asyncio.TaskGroup
     ) -> None:
-        stretch = Stretch(upto)
-        self._stretches.append(stretch)
+        stretch = self._reached.begin_stretch(upto)
         rows = read_range(
             connection,
             self._store.schema,
@@ -109,21 +137,19 @@ class HandlerRunner:
                         await self._begin(
                             event, len(row.changes) // len(events), stretch, tasks
                         )
-                        if self.stopping.is_set():
+                        if self._stopping.is_set():
                             return
         except Expired:
-            logger.error(
-                "Handler %s: events after tick %s were trimmed before it handled them.",
-                self.handler.name,
-                after.number,
-                extra={"action": "handler-expired"},
-            )
-        stretch.read = True
-        await self._advance()
+            # Unless it had handled everything: who empties a full ledger sets it forwards.
+            if not await self._store.is_beyond(self.handler.name, after):
+                log_expired(self.handler.name, after.number)
+        await self._reached.end_stretch(stretch)
 
     async def _begin(
         self, event: Event, size: int, stretch: Stretch, tasks: asyncio.TaskGroup
     ) -> None:
+        if self._reached.has_done(stretch, event.id):
+            return
         await self._room.enter(size)
         stretch.pending += 1
         tasks.create_task(self._in_turn(event, self._order.join(event), size, stretch))
@@ -137,18 +163,17 @@ class HandlerRunner:
         finally:
             self._order.end(turn)
             self._room.leave(size)
-        stretch.pending -= 1
-        await self._advance()
+        await self._reached.note_done(stretch, event.id)
 
     async def _attempts(self, event: Event, turn: Turn) -> None:
         """Call the handler until it succeeds or the event is parked. Raises Stopping."""
         backoff = Backoff(
             settings.HANDLER_BACKOFF_SECONDS,
-            settings.HANDLER_BACKOFF_SECONDS * 2**settings.HANDLER_ATTEMPTS,
+            max(settings.HANDLER_BACKOFF_SECONDS, BACKOFF_MAX_SECONDS),
             rng=lambda: 0.0,  # nobody else waits for the same: no jitter, but what the docs say
         )
         for attempt in range(1, settings.HANDLER_ATTEMPTS + 1):
-            error = await self._attempt(event)
+            error = await self._calls.outcome(event.id, event, self._may_begin)
             if error is None:
                 return
             if attempt == settings.HANDLER_ATTEMPTS:
@@ -159,17 +184,16 @@ class HandlerRunner:
                 self._order.end(turn)
             await self._pause(backoff.next_delay())
 
-    async def _attempt(self, event: Event) -> str | None:
-        """Call the handler once; the traceback if it raised. Raises Stopping."""
-        async with self._calls:
-            if self.stopping.is_set():
-                raise Stopping
-            return await call(self.handler, event)
+    async def _may_begin(self) -> None:
+        """Return when a call may begin. Raises Stopping."""
+        await self._still_leading()
+        if self._stopping.is_set():
+            raise Stopping
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self.stopping.wait()
+                await self._stopping.wait()
 
     async def _park(self, event: Event, error: str, attempts: int) -> None:
         logger.error(
@@ -181,19 +205,3 @@ class HandlerRunner:
             extra={"action": "parked"},
         )
         await self._store.park(self.handler.name, event, error, attempts)
-
-    async def retry(self, parked: Parked) -> None:
-        """Try a parked event once more: then it is gone, or parked with the new traceback."""
-        with suppress(Stopping):
-            error = await self._attempt(parked.event)
-            if error is None:
-                await self._store.forget(parked)
-            else:
-                await self._store.park_again(parked, error)
-
-    async def _advance(self) -> None:
-        done: Tick | None = None
-        while self._stretches and self._stretches[0].read and not self._stretches[0].pending:
-            done = self._stretches.popleft().upto
-        if done is not None:
-            await self._store.save(self.handler.name, done)

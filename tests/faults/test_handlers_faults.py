@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.handler_kit import parked, publish_rows
-from tests.pglisten import WAIT_SECONDS, Process, StartPglisten, execute
-from tests.told_handler import TABLE
+from tests.handler_kit import HANDLERS, parked, publish_rows, wait_until, words
+from tests.pglisten import Process, StartPglisten, execute
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("no_handlers", "handled"),
 ]
-
-HANDLERS: dict[str, Any] = {
-    "handlers": "tests.told_handler",
-    "HANDLER_BACKOFF_SECONDS": 0.05,
-    "HANDLER_ATTEMPTS": 2,
-    "POLL_SECONDS": 0.1,
-}
-
-
-@pytest.fixture
-def handled(no_handlers: None) -> Iterator[None]:
-    """The table that the handler writes to."""
-    execute(TABLE)
-    yield
-    execute("DROP TABLE handled")
-
-
-def words(word: str = "done") -> list[tuple[int, str]]:
-    """What was handled, in order."""
-    query = "SELECT array_agg(pk ORDER BY id), array_agg(what ORDER BY id) FROM handled"
-    pks, whats = execute(f"{query} WHERE word = %s", word)
-    return list(zip(pks or [], whats or [], strict=True))
-
-
-def wait_until(happened: Any) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from django_pgnotify.conf import Defaults
 from django_pgnotify.layers import PostgresChannelLayer
 from django_pgnotify.relay.session import HEARTBEATS_UNTIL_LOST, PINGS_PER_TIMEOUT
 from example_project.embedded import IMMEDIATE
+from tests.handler_kit import TABLE
 from tests.hub_kit import Browser
 from tests.markdown import page
 from tests.own_server import (
@@ -36,7 +37,6 @@ from tests.pglisten import StartPglisten
 from tests.servers.fixtures import VERSION, StartProxy
 from tests.servers.postgres import ThrowAwayPostgres
 from tests.servers.standby import Standby
-from tests.told_handler import TABLE
 
 HANDLERS = "tests.told_handler"
 REFUSED_SECONDS = 10

@@ -16,11 +16,10 @@ from django_pgnotify import Event, NotifyTrigger, notify, on_event
 from django_pgnotify.connecting import connect
 from django_pgnotify.ledger.positions import look, resolve
 from tests import tables
-from tests.handler_kit import handle_now, publish_rows
+from tests.handler_kit import TABLE, handle_now, publish_rows
 from tests.hub_kit import Browser, query, relay, tell
 from tests.pglisten import StartPglisten, execute, publish
 from tests.sessions import open_session
-from tests.told_handler import TABLE
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -247,3 +246,17 @@ def resolution(token: str) -> Any:
             return await resolve(conn, "public", token)
 
     return async_to_sync(read)()
+
+
+def test_handler_that_has_handled_everything_is_not_told_that_it_missed_something(
+    thing: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[Any] = []
+    on_event("things")(lambda event: seen.append(event.pk))
+    handle_now()
+    fill(thing)
+    handle_now()
+    thing.objects.create(text="after")
+    handle_now()
+    assert len(seen) > 1
+    assert not [record for record in caplog.records if "trimmed before" in record.getMessage()]

@@ -1,0 +1,106 @@
+"""Calls: those of one handler that are under way, and what it has handled already.
+
+They outlive the session in which they began. A lost connection ends no thread, and a function that
+is cut in the middle is no better off: so the next session waits for a call instead of beginning it
+anew, and leaves out what is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+
+from ..conf import settings
+from ..events import Event, dumps, loads
+from ..handlers import Handler
+from .calling import call
+
+MAX_AHEAD = 20_000
+"""Ids of events handled while an earlier one is not, about 2 MB of Python for each handler and 200
+KB in its row. Those beyond are handled again after a stop or a lost connection."""
+
+PARKED = "parked "
+"""Before a parked event's id: its key. That of another one is the event's own id."""
+
+Outcome = asyncio.Task[str | None]
+"""The traceback, or None if it succeeded."""
+
+
+class Calls:
+    """The calls of one handler, for as long as the process runs."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handled: set[str] = set()
+        """Keys of what is handled or parked, but not covered by the handler's tick yet."""
+        self._handler = handler
+        self._identity = ""
+        self._places = asyncio.Semaphore(settings.HANDLER_CONCURRENCY)
+        self._by_key: dict[str, Outcome] = {}
+        self._running: set[Outcome] = set()
+
+    @property
+    def running(self) -> Collection[Outcome]:
+        """Those under way."""
+        return self._running
+
+    def belong_to(self, identity: str) -> None:
+        """Forget what is of another history: its events may have the ids of others."""
+        if identity != self._identity:
+            self._identity = identity
+            self.handled.clear()
+            self._by_key.clear()
+
+    def note_handled(self, key: str) -> bool:
+        """Remember it until `forget`, if there is room."""
+        if len(self.handled) < MAX_AHEAD:
+            self.handled.add(key)
+        return key in self.handled
+
+    def forget(self, keys: Collection[str]) -> None:
+        """They need not be remembered any more."""
+        self.handled.difference_update(keys)
+
+    def forget_events(self) -> None:
+        """None of the ledger's events need be remembered any more."""
+        self.handled = {key for key in self.handled if key.startswith(PARKED)}
+
+    async def outcome(
+        self, key: str, event: Event, may_begin: Callable[[], Awaitable[None]]
+    ) -> str | None:
+        """Call the handler once, or wait for the call that runs; the traceback if it raised. What
+        `may_begin` raises keeps a new one from beginning."""
+        if key in self.handled:
+            return None
+        if key not in self._by_key:
+            await self._places.acquire()
+            try:
+                await may_begin()
+                self._begin(key, event)
+            except BaseException:
+                self._places.release()
+                raise
+        running = self._by_key[key]
+        # Whoever is cancelled here leaves it running.
+        await asyncio.wait([running])
+        return running.result()
+
+    def _begin(self, key: str, event: Event) -> None:
+        name = f"{self._handler.name} {key}"
+        running = asyncio.create_task(call(self._handler, anew(event)), name=name)
+        self._by_key[key] = running
+        self._running.add(running)
+        running.add_done_callback(partial(self._ended, key))
+
+    def _ended(self, key: str, ended: Outcome) -> None:
+        self._places.release()
+        self._running.discard(ended)
+        if self._by_key.get(key) is ended:
+            del self._by_key[key]
+            if not ended.cancelled() and ended.result() is None:
+                self.note_handled(key)
+
+
+def anew(event: Event) -> Event:
+    """The same event for one call, which may change its data."""
+    return Event.from_json(loads(dumps(event.to_json())), using=event.using)
