@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +29,9 @@ until the name points elsewhere."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 END_SECONDS = 2.0
 """For a session that was cancelled to close its connections."""
+STEADY_SECONDS = 5.0
+"""After which a session that is ready counts as a success. One that finds no room for its last
+connection ends sooner, and would come back at full speed for ever."""
 
 
 class Service:
@@ -40,7 +45,10 @@ class Service:
         self._stopping = asyncio.Event()
         self._session: Session | None = None
         self._was_ready = False
+        self._ready_at = math.inf
         self._last_cause = ""
+        self._end_at = 0.0
+        self._drained = True
 
     async def run(self) -> None:
         """Relay until SIGTERM, SIGINT or `stop`; raises ListenerRefused or LedgerMissing if it
@@ -55,6 +63,8 @@ class Service:
         finally:
             stop.cancel()
             await self._end(work)
+        if self._stopping.is_set():
+            await self._wait_for_calls()
         if not work.cancelled() and not self._stopping.is_set():
             work.result()
         logger.info("stopped", extra={"action": "stopped"})
@@ -65,7 +75,8 @@ class Service:
 
     async def _work(self) -> None:
         """Run sessions until one ends by itself, which it does only after its `stop`."""
-        while True:
+        while not self._stopping.is_set():
+            self._ready_at = math.inf
             self._session = Session(self._alias, self._metrics, self._handlers, self._ready)
             try:
                 await self._session.run()
@@ -80,9 +91,12 @@ class Service:
 
     async def _wait_after(self, cause: Exception) -> None:
         self._metrics.reconnects += 1
+        if time.monotonic() - self._ready_at > STEADY_SECONDS:
+            self._last_cause = ""
+            self._backoff.reset()
         delay = self._backoff.next_delay()
         text = " ".join(str(cause).split()) or type(cause).__name__
-        # Said once, however long it lasts; `_ready` ends it.
+        # Said once, however long it lasts.
         level = logging.DEBUG if text == self._last_cause else logging.WARNING
         self._last_cause = text
         logger.log(
@@ -98,18 +112,29 @@ class Service:
 
     def _ready(self) -> None:
         self._was_ready = True
-        self._last_cause = ""
-        self._backoff.reset()
+        self._ready_at = min(self._ready_at, time.monotonic())
 
     async def _drain(self, work: asyncio.Task[None]) -> None:
+        self._end_at = time.monotonic() + settings.SHUTDOWN_SECONDS
         if self._session is None or not self._session.leading:
             return
         logger.info("draining", extra={"action": "draining"})
         self._session.stop()
         await asyncio.wait({work}, timeout=settings.SHUTDOWN_SECONDS)
         if not work.done():
+            self._say_not_drained()
+
+    async def _wait_for_calls(self) -> None:
+        """Those of a session that was lost go on without one."""
+        await self._handlers.wait(max(0.0, self._end_at - time.monotonic()))
+        if self._handlers.are_called:
+            self._say_not_drained()
+
+    def _say_not_drained(self) -> None:
+        if self._drained:
+            self._drained = False
             logger.warning(
-                "not drained within %s s: the next start sends the rest",
+                "not drained within %s s: the next start does the rest",
                 settings.SHUTDOWN_SECONDS,
                 extra={"action": "not-drained"},
             )

@@ -52,7 +52,7 @@ class Session:
         on_ready: Callable[[], None],
     ) -> None:
         self.leading = False
-        """True from taking the lock: then there may be something to drain."""
+        """True from taking the lock to the end: then there may be something to drain."""
         self._alias = alias
         self._metrics = metrics
         self._handlers = handlers
@@ -67,6 +67,7 @@ class Session:
         try:
             await self._run()
         finally:
+            self.leading = False
             self._metrics.leader = 0
             for connection in self._opened():
                 await connection.close()
@@ -132,6 +133,8 @@ class Session:
         relay = self._relay = await Relay.open(
             self._alias, leader, layer=layer, metrics=self._metrics, handlers=self._handlers
         )
+        if self._stopping.is_set():
+            relay.stop_handling()  # meanwhile there was none to stop
         work = relay.tasks()
         work["trimmer"] = trim_now_and_then(
             self._alias, leader.schema, self._handlers.names, self._metrics
@@ -140,6 +143,7 @@ class Session:
             beside.append(self._start(tasks, name, coroutine))
         handling = self._start(tasks, "handlers", relay.handle())
         await relay.catch_up(self._stopping)
+        await relay.wait_for_handlers()
         if not self._stopping.is_set():
             logger.info("listening", extra={"action": "listening"})
             self._on_ready()
@@ -159,7 +163,8 @@ class Session:
 
     async def _prove(self, listener: Listener, leader: Leader) -> None:
         timeout = settings.HEARTBEAT_SECONDS * HEARTBEATS_UNTIL_LOST
-        await listener.probe(leader.connection, timeout)
+        with leader.proof():
+            await listener.probe(leader.connection, timeout)
 
     def _start(
         self, tasks: asyncio.TaskGroup, name: str, work: Coroutine[Any, Any, None]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import sys
+import threading
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -24,13 +27,17 @@ Relay committed events to the groups of the channel layer, until SIGTERM.
 Logs "listening" when it is live, and "standing by" while another pglisten leads.
 
 Exit codes:
-  0  stopped by a signal and drained; or --once has relayed everything; or --check found no fault
+  0  stopped by a signal, and drained as far as SHUTDOWN_SECONDS allowed; or --once has relayed
+     everything; or --check found no fault
   1  refused with the reason and its cure (a replica, a pooler, no ledger, ...); or --check
      found a fault
+  2  an option that does not exist, or an alias that DATABASES does not have
   3  --once beside a running pglisten, which relays everything already
 """
 ANOTHER_LEADS = 3
 MAX_PORT = 65_535
+LEAVE_SECONDS = 5.0
+"""For the process to end by itself once all is done: reporters of errors send their last in two."""
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
 """Log level by --verbosity; beyond 1 it is DEBUG."""
 
@@ -39,6 +46,12 @@ class Command(BaseCommand):
     """``manage.py pglisten``."""
 
     help = HELP
+    _owns_process = False
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run as a process of its own, which ends when it has stopped."""
+        self._owns_process = True
+        super().run_from_argv(argv)
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
         """Keep the line breaks of the help."""
@@ -140,6 +153,8 @@ class Command(BaseCommand):
                     with port_expected(metrics_port):
                         await stack.enter_async_context(serving(metrics, metrics_port))
                 await Service(database, metrics, handlers).run()
+            if self._owns_process:
+                leave(at_once=handlers.are_called)
 
         # Not async_to_sync: its loop runs in another thread, which no signal reaches.
         with frozen():
@@ -182,6 +197,19 @@ def port_expected(port: int) -> Iterator[None]:
             f"--metrics-port {port} can't be opened ({error}). Choose another one, or stop what"
             " listens there."
         ) from error
+
+
+def leave(*, at_once: bool) -> None:
+    """See to it that this process ends, whatever handlers have left behind: asyncio waits for tasks
+    that take no cancellation, Python for the threads of pools. A call that still runs would go on
+    beside an interpreter that is taken down."""
+    timer = threading.Timer(LEAVE_SECONDS, os._exit, [0])
+    timer.daemon = True
+    timer.start()
+    if at_once:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 @contextmanager
