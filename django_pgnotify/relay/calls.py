@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime
 from functools import partial
 
 from ..conf import settings
@@ -36,20 +37,19 @@ class Calls:
         self._handler = handler
         self._identity = ""
         self._places = asyncio.Semaphore(settings.HANDLER_CONCURRENCY)
-        self._by_key: dict[str, Outcome] = {}
-        self._running: set[Outcome] = set()
+        self._by_event: dict[tuple[str, datetime], Outcome] = {}
+        """By key and time: after a fail-over an id may be another event's."""
 
     @property
     def running(self) -> Collection[Outcome]:
         """Those under way."""
-        return self._running
+        return self._by_event.values()
 
     def belong_to(self, identity: str) -> None:
-        """Forget what is of another history: its events may have the ids of others."""
+        """Forget what was handled in another history: an id may be another event's here."""
         if identity != self._identity:
             self._identity = identity
             self.handled.clear()
-            self._by_key.clear()
 
     def note_handled(self, key: str) -> bool:
         """Remember it until `forget`, if there is room."""
@@ -72,7 +72,7 @@ class Calls:
         `may_begin` raises keeps a new one from beginning."""
         if key in self.handled:
             return None
-        if key not in self._by_key:
+        if (key, event.at) not in self._by_event:
             await self._places.acquire()
             try:
                 await may_begin()
@@ -80,7 +80,7 @@ class Calls:
             except BaseException:
                 self._places.release()
                 raise
-        running = self._by_key[key]
+        running = self._by_event[key, event.at]
         # Whoever is cancelled here leaves it running.
         await asyncio.wait([running])
         return running.result()
@@ -88,17 +88,15 @@ class Calls:
     def _begin(self, key: str, event: Event) -> None:
         name = f"{self._handler.name} {key}"
         running = asyncio.create_task(call(self._handler, anew(event)), name=name)
-        self._by_key[key] = running
-        self._running.add(running)
-        running.add_done_callback(partial(self._ended, key))
+        self._by_event[key, event.at] = running
+        running.add_done_callback(partial(self._ended, key, event.at, self._identity))
 
-    def _ended(self, key: str, ended: Outcome) -> None:
+    def _ended(self, key: str, at: datetime, identity: str, ended: Outcome) -> None:
         self._places.release()
-        self._running.discard(ended)
-        if self._by_key.get(key) is ended:
-            del self._by_key[key]
-            if not ended.cancelled() and ended.result() is None:
-                self.note_handled(key)
+        del self._by_event[key, at]
+        succeeded = not ended.cancelled() and ended.result() is None
+        if succeeded and identity == self._identity:
+            self.note_handled(key)
 
 
 def anew(event: Event) -> Event:

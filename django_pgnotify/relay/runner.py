@@ -84,8 +84,10 @@ class HandlerRunner:
 
     async def _keep_ahead(self) -> None:
         """Now and then, and at once at a stop: one that hangs may let it never come to its end."""
-        while not self._stopping.is_set():
+        is_last = False
+        while not is_last:
             await self._pause(KEEP_AHEAD_SECONDS)
+            is_last = self._stopping.is_set()
             await self._reached.keep_ahead()
 
     async def _read_all(
