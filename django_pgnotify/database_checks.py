@@ -66,7 +66,8 @@ def _database_messages(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage
         )
         return
     yield from (drifted(item, connection.alias) for item in problems)
-    yield from (of_two_models(*item) for item in _doubled(connection))
+    if problems:  # one of two is missing; all migrations are read for it
+        yield from (of_two_models(*item) for item in _doubled(connection))
     told_apart = _told_apart()
     for name, schemas in shared_names(connection):
         # Else this would keep migrate from installing its own cure.
