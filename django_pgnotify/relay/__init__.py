@@ -19,4 +19,5 @@ notify_queue.py who lets the server's notify queue fill
 live.py         live events into frames
 trimmer.py      the ledger's retention, now and then
 probes.py       pglisten --check
+process.py      what pglisten does to its own process
 """

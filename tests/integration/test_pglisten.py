@@ -17,7 +17,7 @@ from channels.layers import BaseChannelLayer
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from django_pgnotify.management.commands.pglisten import frozen
+from django_pgnotify.relay.process import frozen
 from tests.own_server import wait_until
 from tests.pglisten import StartPglisten, execute, publish, receive_data
 from tests.servers.fixtures import StartPgBouncer
@@ -215,6 +215,9 @@ def test_standby_takes_over_when_the_leader_is_killed(
 
 def test_what_is_loaded_is_kept_from_the_collector_and_given_back() -> None:
     before = gc.get_freeze_count()  # some Pythons begin with a few hundred
+    usual = gc.get_threshold()
     with frozen():
         assert gc.get_freeze_count() > before + 10_000
+        assert gc.get_threshold()[0] > usual[0]
     assert gc.get_freeze_count() == 0
+    assert gc.get_threshold() == usual

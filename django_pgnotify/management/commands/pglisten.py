@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import os
-import sys
-import threading
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -20,6 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from ...exceptions import PgnotifyError
 from ...handlers import find_handlers
 from ...metrics import Metrics, serving
+from ...relay.process import frozen, leave
 
 HELP = """\
 Relay committed events to the groups of the channel layer, until SIGTERM.
@@ -36,8 +33,6 @@ Exit codes:
 """
 ANOTHER_LEADS = 3
 MAX_PORT = 65_535
-LEAVE_SECONDS = 5.0
-"""For the process to end by itself once all is done: reporters of errors send their last in two."""
 LEVELS = {0: logging.WARNING, 1: logging.INFO}
 """Log level by --verbosity; beyond 1 it is DEBUG."""
 
@@ -197,33 +192,6 @@ def port_expected(port: int) -> Iterator[None]:
             f"--metrics-port {port} can't be opened ({error}). Choose another one, or stop what"
             " listens there."
         ) from error
-
-
-def leave(*, at_once: bool) -> None:
-    """See to it that this process ends, whatever handlers have left behind: asyncio waits for tasks
-    that take no cancellation, Python for the threads of pools. A call that still runs would go on
-    beside an interpreter that is taken down."""
-    timer = threading.Timer(LEAVE_SECONDS, os._exit, [0])
-    timer.daemon = True
-    timer.start()
-    if at_once:
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
-
-
-@contextmanager
-def frozen() -> Iterator[None]:
-    """Keep what Django has loaded out of the garbage collector's way: looked through at each full
-    collection, of which a million events cause many, it would take a tenth of the time. What a
-    caller had frozen is thawed with the rest: some Pythons begin with a few hundred objects frozen,
-    so that nobody can tell, and it costs time only."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 class LinesTo(logging.Handler):
