@@ -9,16 +9,13 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import Any, LiteralString
 
-from psycopg import errors, sql
+from psycopg import AsyncConnection, errors, sql
 
 from ..exceptions import PgnotifyError
 
-if TYPE_CHECKING:
-    from psycopg import AsyncConnection
-
-    Connection = AsyncConnection[Any]
+Connection = AsyncConnection[Any]
 
 SNAPSHOT_OF_NOTHING = "1:1:"
 """What tick 0 has seen."""

@@ -8,13 +8,14 @@ leader.py       the lock that lets one relay store ticks
 epoch.py        where to go on: same history, new timeline, or a restored copy
 relay.py        what a leader runs, joined:
   gate.py       when to look again: asleep until the bell, or awake and unrung
+  pace.py       how often, while it is awake
   ticker.py     ticks, and their rows turned into frames
+  ahead.py      the next rows are read meanwhile
+  fullness.py   what becomes of a ledger that is full
   frames.py     which frames a tick makes; pure
   queues.py     the bounded queues
   sender.py     frames into the channel layer, in order within a group
   progress.py   what has been sent: recorded, and told to the hubs
-  handlers.py   @on_event functions, with a place of their own in the ledger
-  parking.py    where those keep their progress and what they gave up on
 notify_queue.py who lets the server's notify queue fill
 live.py         live events into frames
 trimmer.py      the ledger's retention, now and then

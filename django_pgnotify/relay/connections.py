@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, LiteralString
+from typing import LiteralString
 
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 
 from ..exceptions import LedgerMissing, ListenerRefused
-from ..ledger.ticks import schema_of_ledger
-
-Connection = AsyncConnection[Any]
+from ..ledger.ticks import Connection, schema_of_ledger
 
 OLDEST_SERVER = 150000
 TABLES: dict[LiteralString, LiteralString] = {

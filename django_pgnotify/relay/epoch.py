@@ -10,6 +10,7 @@ from typing import LiteralString
 from psycopg import sql
 
 from ..ledger.ticks import (
+    Connection,
     Identity,
     Tick,
     latest_tick,
@@ -17,7 +18,6 @@ from ..ledger.ticks import (
     store_tick_of_now,
     tick_by_number,
 )
-from .connections import Connection
 
 logger = logging.getLogger("django_pgnotify")
 

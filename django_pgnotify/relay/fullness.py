@@ -16,8 +16,7 @@ from typing import LiteralString
 from psycopg import errors, sql
 
 from ..conf import settings
-from ..ledger.ticks import NotTheLatestTick, Tick, latest_tick, random_bits
-from .connections import Connection
+from ..ledger.ticks import Connection, NotTheLatestTick, Tick, latest_tick, random_bits
 from .progress import Progress
 
 logger = logging.getLogger("django_pgnotify")

@@ -29,7 +29,7 @@ from psycopg import errors, sql
 from ..conf import settings
 from ..connecting import aborted_after, connect_listener
 from ..ledger.bell import gate_key
-from .connections import Connection
+from ..ledger.ticks import Connection
 from .leader import PINGS_PER_TIMEOUT, pin_timeouts
 from .pace import MIN_PAUSE_SECONDS, Rate, next_pause
 

@@ -13,7 +13,8 @@ from typing import Self
 from ..conf import settings
 from ..connecting import connect_listener
 from ..ledger.taking import plan_once
-from .connections import Connection, check
+from ..ledger.ticks import Connection
+from .connections import check
 
 APPLICATION_NAME = "django_pgnotify leader"
 PINGS_PER_TIMEOUT = 2

@@ -11,8 +11,8 @@ from ..connecting import aborted_after, connect_listener
 from ..exceptions import ListenerRefused
 from ..hearing import Hearing
 from ..ledger.bell import BELL_PG_CHANNEL
+from ..ledger.ticks import Connection
 from ..publish.live import LIVE_PG_CHANNEL
-from .connections import Connection
 from .queues import LiveQueue
 
 APPLICATION_NAME = "django_pgnotify listener"

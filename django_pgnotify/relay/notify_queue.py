@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import LiteralString
 
+from ..ledger.ticks import Connection
 from ..metrics import Metrics
-from .connections import Connection
 
 logger = logging.getLogger("django_pgnotify")
 

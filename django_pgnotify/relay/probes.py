@@ -17,9 +17,10 @@ from django.db import connections
 from ..conf import settings
 from ..connecting import connect_listener
 from ..ledger.retention import ledger_bytes
+from ..ledger.ticks import Connection
 from ..publish.registry import drift
 from . import notify_queue
-from .connections import Connection, check_ledger, check_privileges, check_server
+from .connections import check_ledger, check_privileges, check_server
 from .fullness import full_since
 from .leader import somebody_leads
 from .listener import Listener

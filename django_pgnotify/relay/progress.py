@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ..conf import settings
-from ..ledger.ticks import Tick, mark_sent
+from ..ledger.ticks import Connection, Tick, mark_sent
 from . import frames
-from .connections import Connection
 
 AFTER_BURST_SECONDS = 0.25
 """Between a tick and its heartbeat, so that a hub learns soon of a frame that was dropped; also

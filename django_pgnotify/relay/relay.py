@@ -10,14 +10,14 @@ from typing import Any, Self
 
 from ..conf import settings
 from ..connecting import connect_listener
+from ..handling.handlers import Handlers, HandlersToRun
+from ..handling.parking import HandlerStore
+from ..ledger.ticks import Connection
 from ..metrics import Metrics
-from .connections import Connection
 from .epoch import Start, find_start
 from .fullness import FullLedger, tell_max_bytes
 from .gate import Gate
-from .handlers import Handlers, HandlersToRun
 from .leader import Leader
-from .parking import HandlerStore
 from .progress import Progress
 from .queues import FrameQueue
 from .sender import Layer, Sender
@@ -51,7 +51,9 @@ class Relay:
         self._leader = leader
         self._gate = gate
         self._start = start
-        self._handlers = Handlers(handlers, leader, using=alias)
+        self._handlers = Handlers(
+            handlers, schema=leader.schema, using=alias, still_leading=leader.still_leading
+        )
         metrics.in_progress.clear()
         queue = FrameQueue(settings.QUEUE_SIZE)
         self._progress = Progress(epoch=start.identity.epoch, tick=start.tick)

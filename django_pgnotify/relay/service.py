@@ -16,9 +16,9 @@ from psycopg import Error
 from ..backoff import Backoff
 from ..conf import settings
 from ..exceptions import LedgerMissing, ListenerRefused
+from ..handling.handlers import HandlersToRun
 from ..metrics import Metrics
 from .connections import first_cause
-from .handlers import HandlersToRun
 from .session import Session
 
 logger = logging.getLogger("django_pgnotify")

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from ..conf import settings
 from ..connecting import abort
 from ..ending import end
+from ..handling.handlers import HandlersToRun
 from ..ledger.retention import trim
+from ..ledger.ticks import Connection
 from ..metrics import Metrics
-from .connections import Connection, check
-from .handlers import HandlersToRun
+from .connections import check
 from .leader import PINGS_PER_TIMEOUT, Leader
 from .listener import Listener
 from .live import LiveRelay

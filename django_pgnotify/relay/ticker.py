@@ -14,11 +14,10 @@ from ..ledger.reader import read_batches
 from ..ledger.rows import Change, LedgerRow, changes_of
 from ..ledger.taking import take_tick
 from ..ledger.texts import ready_texts
-from ..ledger.ticks import Tick
+from ..ledger.ticks import Connection, Tick
 from ..metrics import Metrics
 from . import frames
 from .ahead import ahead
-from .connections import Connection
 from .epoch import Start, unsent_ticks
 from .frames import Chain, Outgoing, TickFrames
 from .fullness import FullLedger

@@ -12,8 +12,8 @@ from psycopg import Error
 from ..conf import settings
 from ..connecting import connect_listener
 from ..ledger.retention import give_back, ledger_bytes, trim
+from ..ledger.ticks import Connection
 from ..metrics import Metrics
-from .connections import Connection
 
 logger = logging.getLogger("django_pgnotify")
 

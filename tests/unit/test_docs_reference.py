@@ -64,7 +64,9 @@ def test_the_page_of_pglisten_lists_every_option_exit_code_and_metric() -> None:
 
 
 def test_the_page_of_pglisten_lists_every_line_that_the_relay_logs() -> None:
-    source = "".join(path.read_text() for path in (PACKAGE / "relay").glob("*.py"))
+    folders = ("relay", "handling")
+    paths = [path for folder in folders for path in (PACKAGE / folder).glob("*.py")]
+    source = "".join(path.read_text() for path in paths)
     assert codes("reference/pglisten.md", "action") == set(
         re.findall(r'"action": "([\w-]+)"', source)
     )

@@ -31,7 +31,8 @@ STATIONS: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
     "ledger": LEAVES,
     "publish": LEAVES | {"ledger"},
-    "relay": LEAVES | {"ledger", "publish"},
+    "handling": LEAVES | {"ledger"},
+    "relay": LEAVES | {"ledger", "publish", "handling"},
     "consumers": LEAVES | {"ledger", "publish"},
     "layers": LEAVES,
 }

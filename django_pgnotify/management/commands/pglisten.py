@@ -122,7 +122,7 @@ class Command(BaseCommand):
             raise CommandError(f"{failed} probe{'s' if failed > 1 else ''} failed.")
 
     def _once(self, database: str, *, running: bool) -> None:
-        from ...relay.handlers import HandlersToRun
+        from ...handling.handlers import HandlersToRun
         from ...relay.session import relay_once
 
         handlers = HandlersToRun(find_handlers(), running)
@@ -136,7 +136,7 @@ class Command(BaseCommand):
             )
 
     def _serve(self, database: str, metrics_port: int | None, *, running: bool) -> None:
-        from ...relay.handlers import HandlersToRun
+        from ...handling.handlers import HandlersToRun
         from ...relay.service import Service
 
         handlers = HandlersToRun(find_handlers(), running)

@@ -12,8 +12,7 @@ from psycopg import AsyncCursor, sql
 
 from ..events import Event, dumps, loads
 from ..handlers import Handler
-from ..ledger.ticks import Identity, Tick, tick_by_number
-from .connections import Connection
+from ..ledger.ticks import Connection, Identity, Tick, tick_by_number
 
 logger = logging.getLogger("django_pgnotify")
 

@@ -8,10 +8,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from ..handlers import Handler
-from ..ledger.ticks import Identity, Tick
+from ..ledger.ticks import Connection, Identity, Tick
 from .calls import Calls
-from .connections import Connection
-from .leader import Leader
 from .parking import HandlerStore
 from .runner import HandlerRunner
 
@@ -59,12 +57,20 @@ class HandlersToRun:
 class Handlers:
     """All handlers of one database, in one session."""
 
-    def __init__(self, handlers: HandlersToRun, leader: Leader, *, using: str) -> None:
+    def __init__(
+        self,
+        handlers: HandlersToRun,
+        *,
+        schema: str,
+        using: str,
+        still_leading: Callable[[], Awaitable[None]],
+    ) -> None:
         self.ready = asyncio.Event()
         """Set when all their connections are open."""
         self._handlers = handlers
-        self._leader = leader
+        self._schema = schema
         self._using = using
+        self._still_leading = still_leading
         self._runners: list[HandlerRunner] = []
         self._stopping = asyncio.Event()
 
@@ -90,7 +96,7 @@ class Handlers:
         async with AsyncExitStack() as stack:
             if self._handlers.to_run and not self._stopping.is_set():
                 keeper = await stack.enter_async_context(await connect())
-                store = HandlerStore(keeper, self._leader.schema, self._using, identity)
+                store = HandlerStore(keeper, self._schema, self._using, identity)
                 for handler in self._handlers.to_run:
                     self._runners.append(await self._runner(handler, store, now))
             connections = [
@@ -114,5 +120,5 @@ class Handlers:
             calls,
             begin,
             using=self._using,
-            still_leading=self._leader.still_leading,
+            still_leading=self._still_leading,
         )

@@ -17,9 +17,8 @@ from ..events import Event
 from ..handlers import Handler
 from ..ledger.reader import Expired, read_range
 from ..ledger.rows import events_of
-from ..ledger.ticks import Tick, latest_tick, tick_by_number
+from ..ledger.ticks import Connection, Tick, latest_tick, tick_by_number
 from .calls import Calls
-from .connections import Connection
 from .order import Order, Room, Turn
 from .parking import HandlerStore, log_expired
 from .reached import Reached, Stretch
