@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from asgiref.sync import sync_to_async
 from django.db import connection
@@ -33,6 +34,10 @@ def obey(event: Event) -> None:
             threading.Event().wait()
         case "slow":
             time.sleep(1)
+        case path if path.startswith("/"):
+            connection.close()
+            while not Path(path).exists():
+                time.sleep(0.01)
         case _:
             time.sleep(0.01)
     write_down(event, "done")

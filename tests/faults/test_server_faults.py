@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -262,6 +264,41 @@ async def test_promoted_standby_goes_on_and_every_position_is_reset(
         assert (reset["type"], reset["reason"]) == ("reset", "epoch")
     expected = ["on the primary", "not relayed yet", "on the standby"]
     await in_thread(wait_until, lambda: handled(place) == expected, "all were handled once")
+
+
+@override_settings(PGNOTIFY=QUICK)
+def test_call_that_runs_over_a_promotion_is_not_begun_again(
+    start_place: StartPlace,
+    start_pglisten: StartPglisten,
+    start_standby: Callable[..., Standby],
+    tmp_path: Path,
+) -> None:
+    place = start_place(VERSION)
+    standby = start_standby(place.server, VERSION)
+    place.sql(TABLE)
+    pglisten = start_pglisten(url=place.url, handlers=HANDLERS, **QUICK)
+    pglisten.wait_for("listening")
+    until = str(tmp_path / "promoted")
+    write = partial(place.sql, "SELECT pgnotify_append('told', 'shop.order', %s, NULL)")
+    write(told(1, until))
+    wait_until(lambda: handled(place) == [until], "the call has begun")
+    standby.caught_up()
+    place.server.stop(IMMEDIATE)
+    standby.promote()
+    place.move_to(standby)
+    pglisten.wait_for("new timeline")
+    write(told(1, "behind it"))
+    write(told(2, "beside it"))
+    wait_until(lambda: "beside it" in handled(place), "its handlers work")
+    Path(until).touch()
+    wait_until(lambda: "behind it" in handled(place), "the call has ended")
+    query = "SELECT array_agg(word ORDER BY id) FROM handled WHERE what = %s"
+    assert place.sql(query, until) == (["begun", "done"],)
+
+
+def told(pk: int, what: str) -> str:
+    """A change of a row, for the handlers."""
+    return json.dumps([{"kind": "update", "pk": pk, "data": what, "groups": []}])
 
 
 def dump_and_restore(place: Place, target: str) -> None:

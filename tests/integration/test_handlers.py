@@ -267,6 +267,19 @@ def test_a_decorator_without_its_topic_says_how_to_write_it() -> None:
         on_event(handler)  # type: ignore[arg-type]
 
 
+def test_a_table_of_an_earlier_version_gets_what_it_lacks_and_keeps_every_place() -> None:
+    seen: list[Any] = []
+    on_event("t")(lambda event: seen.append(event.data))
+    publish("t", "before")
+    handle_now()
+    execute("ALTER TABLE django_pgnotify_handler DROP COLUMN ahead")
+    execute("COMMENT ON TABLE django_pgnotify_ledger IS 'an earlier version'")
+    call_command("migrate", verbosity=0)
+    publish("t", "after")
+    handle_now()
+    assert seen == ["before", "after"]
+
+
 def test_new_handler_begins_with_what_is_not_relayed_yet_or_the_oldest_retained() -> None:
     publish("t", "relayed")
     handle_now()
