@@ -155,7 +155,8 @@ def error(code: ErrorCode, message: str, group: str | None = None) -> Answer:
     """The client asked for something that it can't have."""
     extra = {} if group is None else {"group": group}
     text = dumps({"type": "error", "code": code, "message": message, **extra})
-    return Answer(type="error", text=text, group=group)
+    # Of a group it is what the client waits for instead of ``subscribed``.
+    return Answer(type="error", text=text, group=group, keep=group is not None)
 
 
 def snapshot(

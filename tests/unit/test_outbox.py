@@ -12,7 +12,7 @@ from django.test import override_settings
 
 from django_pgnotify.consumers import pump
 from django_pgnotify.consumers.batches import Batch, EncodedEvent, make_batch
-from django_pgnotify.consumers.browser import Answer, reset
+from django_pgnotify.consumers.browser import Answer, error, reset
 from django_pgnotify.consumers.outbox import ROOM, Item, Outbox
 from django_pgnotify.ending import end
 from django_pgnotify.ledger.positions import Position
@@ -260,6 +260,24 @@ async def test_overflow_while_a_send_waits_gives_what_must_arrive_and_a_reset() 
         await socket.took(4)
     told = reset("g", position(99), "overflow").text
     assert socket.taken == ["waits", "kept", told, "next"]
+
+
+@override_settings(PGNOTIFY={"SOCKET_QUEUE_SIZE": 4})
+async def test_refusal_of_a_group_survives_an_overflow_and_other_errors_do_not() -> None:
+    refused = error("forbidden", "You may not see it.", "h")
+    socket = Socket()
+    async with started(socket):
+        await asyncio.sleep(0)
+        socket.gate.clear()
+        put(socket, "waits")
+        await asyncio.sleep(0)
+        socket.outbox.put(refused)
+        socket.outbox.put(error("bad_request", "That is no JSON."))
+        put(socket, "1", "2", "lost")
+        socket.gate.set()
+        await socket.took(3)
+    told = reset("g", position(99), "overflow").text
+    assert socket.taken == ["waits", refused.text, told]
 
 
 async def test_room_is_told_when_a_slow_socket_has_taken_enough() -> None:
