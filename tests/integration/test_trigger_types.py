@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -203,6 +206,45 @@ def test_a_value_travels_as_promised_and_is_the_same_when_written_again(
     [change] = ledger.take()
     assert change["data"] == {"value": None}
     assert change["changed"] == ["value"]
+
+
+@pytest.mark.parametrize(("field", "value", "text"), VALUES, ids=ids)
+def test_no_value_makes_postgresql_think_that_compiling_pays(
+    field: models.Field[Any, Any], value: str, text: str | None
+) -> None:
+    table(field, partitioned=False)
+    run(f"INSERT INTO made_typed (value) VALUES ({value})")
+    with plans() as told:
+        run(f"INSERT INTO made_typed (value) VALUES ({value})")
+        run(f"UPDATE made_typed SET value = ({value}), id = id + 100")
+        run("DELETE FROM made_typed")
+    assert "pgnotify_new" in "".join(told)
+    costs = [float(cost) for plan in told for cost in re.findall(r"\.\.([\d.]+) rows=", plan)]
+    [(above,)] = run("SHOW jit_above_cost")
+    assert max(costs) < float(above) or is_matrix(value)
+
+
+def is_matrix(value: str) -> bool:
+    return value.startswith("'{{")
+
+
+@contextmanager
+def plans() -> Iterator[list[str]]:
+    """The plans of all statements inside, also of those within functions."""
+    told: list[str] = []
+
+    def tell(diagnostic: Any) -> None:
+        told.append(diagnostic.message_primary)
+
+    run(
+        "LOAD 'auto_explain'; SET LOCAL auto_explain.log_nested_statements = on;"
+        "SET LOCAL auto_explain.log_min_duration = 0; SET LOCAL client_min_messages = log"
+    )
+    connection.connection.add_notice_handler(tell)
+    try:
+        yield told
+    finally:
+        connection.connection.remove_notice_handler(tell)
 
 
 CHANGES = [
