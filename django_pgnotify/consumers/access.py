@@ -6,15 +6,17 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backoff import Backoff
+from ..conf import settings
 from ..connecting import APPLICATION_NAME, aborted_after, connect
 from ..ending import end
 from ..exceptions import LedgerMissing
 from ..ledger.positions import Look, look
-from ..ledger.reader import Expired, read_range
+from ..ledger.reader import Expired, read_batches
 from ..ledger.rows import LedgerRow
+from ..ledger.steps import read_step
 from ..ledger.ticks import Tick, schema_of_ledger
 
 if TYPE_CHECKING:
@@ -22,11 +24,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 LOOK_SECONDS = 10.0
 """A look takes a millisecond. A frozen server says nothing at all, so it is given up and tried
 on a new connection."""
+LANES = 2
+"""Reads at once for clients that came back: see ``Returning``."""
 READ_SECONDS = 60.0
-"""For the next row of a read. It takes milliseconds, or as long as it takes to search a million."""
+"""For the next rows of a read: milliseconds, or as long as it takes to search a million."""
 
 
 class Link:
@@ -78,7 +84,8 @@ class _Next:
 
 
 class Access:
-    """Two links, so that a long read keeps no subscriber waiting.
+    """Looks, reads for what groups have missed, and two lanes of reads for clients that came back
+    have links of their own, so that none keeps another one waiting.
 
     `seen` is called with each look, in their order, before anybody else gets it.
     """
@@ -86,6 +93,7 @@ class Access:
     def __init__(self, alias: str, seen: Callable[[Look], None]) -> None:
         self._looks = Link(alias, "looks")
         self._reads = Link(alias, "reads")
+        self._lanes = [Link(alias, "replays") for _ in range(LANES)]
         self._seen = seen
         self._next: _Next | None = None
         self._task: asyncio.Task[None] | None = None
@@ -105,26 +113,42 @@ class Access:
 
     async def read(
         self, after: Tick, upto: Tick, groups: Collection[str] | None
-    ) -> AsyncGenerator[LedgerRow, None]:
-        """See read_range()."""
+    ) -> AsyncGenerator[list[LedgerRow], None]:
+        """See read_batches()."""
         async with self._reads.use() as (connection, schema):
-            rows = read_range(connection, schema, after, upto, groups)
-            async with aclosing(rows):
-                while True:
-                    with aborted_after(READ_SECONDS, connection):
-                        row = await anext(rows, None)
-                    if row is None:
-                        return
-                    yield row
+            batches = read_batches(connection, schema, after, upto, groups)
+            async with aclosing(_in_time(batches, connection)) as rows:
+                async for batch in rows:
+                    yield batch
+
+    async def read_step(
+        self,
+        after: Tick,
+        upto: Tick,
+        groups: Collection[str] | None,
+        *,
+        is_first: bool,
+        lane: int,
+    ) -> AsyncGenerator[tuple[Tick, list[LedgerRow]], None]:
+        """See read_step(). A step fills about one frame."""
+        max_bytes = settings.MAX_FRAME_BYTES
+        async with self._lanes[lane].use() as (connection, schema):
+            step = read_step(
+                connection, schema, after, upto, groups, max_bytes=max_bytes, is_first=is_first
+            )
+            async with aclosing(_in_time(step, connection)) as parts:
+                async for part in parts:
+                    yield part
 
     async def close(self) -> None:
-        """Close both links; looks that still wait are cancelled."""
+        """Close all links; looks that still wait are cancelled."""
         if self._task is not None:
             await end([self._task])
         if self._next is not None:
             self._next.answer.cancel()
         await self._looks.close()
-        await self._reads.close()
+        for link in (self._reads, *self._lanes):
+            await link.close()
 
     async def _work(self) -> None:
         while self._next is not None:
@@ -151,3 +175,16 @@ class Access:
                     extra={"action": "hub_look_failed"},
                 )
             await asyncio.sleep(backoff.next_delay())
+
+
+async def _in_time(
+    source: AsyncGenerator[T, None], connection: AsyncConnection[Any]
+) -> AsyncGenerator[T, None]:
+    """The items of `source`; the connection is ended where one takes too long."""
+    async with aclosing(source):
+        while True:
+            with aborted_after(READ_SECONDS, connection):
+                item = await anext(source, None)
+            if item is None:
+                return
+            yield item

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 Item: TypeAlias = Batch | Answer
 
-ROOM = 16
-"""Frames below which a replay goes on: enough to keep a socket busy, 8 MiB at most."""
+ROOM = 8
+"""Frames below which a replay goes on: enough to keep a socket busy, 4 MiB at most."""
 
 
 class Outbox:
@@ -31,10 +31,10 @@ class Outbox:
 
     __slots__ = (
         "_context",
-        "_has_room",
         "_is_closed",
         "_is_in_line",
         "_items",
+        "_on_room",
         "_overflowed",
         "_parked",
         "_pump",
@@ -56,7 +56,7 @@ class Outbox:
         self._overflowed = overflowed
         # A list, as it is short: an empty deque takes 600 bytes, and there are thousands.
         self._items: list[tuple[Item, str | None]] = []
-        self._has_room: asyncio.Event | None = None
+        self._on_room: list[Callable[[], None]] = []
         self._pump: Pump | None = None
         self._task: asyncio.Task[None] | None = None
         self._context: Context | None = None
@@ -96,10 +96,16 @@ class Outbox:
 
     async def wait_for_room(self) -> None:
         """Return when few items wait."""
-        while not self._is_roomy:
-            if self._has_room is None:
-                self._has_room = asyncio.Event()
-            await self._has_room.wait()
+        while not self.is_roomy:
+            roomy = asyncio.Event()
+            self._on_room.append(roomy.set)
+            await roomy.wait()
+
+    def has_room(self, call: Callable[[], None]) -> bool:
+        """True if few items wait; else `call` is called once they do."""
+        if not self.is_roomy and call not in self._on_room:
+            self._on_room.append(call)
+        return self.is_roomy
 
     def close(self) -> None:
         """Drop everything, now and later, and let nobody wait for room."""
@@ -185,11 +191,13 @@ class Outbox:
             self._append(answer)
 
     @property
-    def _is_roomy(self) -> bool:
+    def is_roomy(self) -> bool:
+        """True if few items wait."""
         room: int = min(ROOM, settings.SOCKET_QUEUE_SIZE)
         return len(self._items) < room
 
     def _tell_room(self) -> None:
-        if self._has_room is not None and self._is_roomy:
-            self._has_room.set()
-            self._has_room = None
+        if self._on_room and self.is_roomy:
+            calls, self._on_room = self._on_room, []
+            for call in calls:
+                call()

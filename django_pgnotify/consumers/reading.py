@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Protocol
 
+from ..backoff import Backoff
 from ..groups import GroupTemplate
-from ..ledger.positions import Look, Position
-from ..ledger.reader import Snapshot
-from ..ledger.rows import Change
+from ..ledger.positions import Position
+from ..ledger.reader import Expired, Snapshot
+from ..ledger.rows import Change, LedgerRow, changes_of
 from ..ledger.ticks import Tick
 from .batches import Batch, EncodedEvent, Packer, encode_event
-from .browser import Reason
 from .group import Group
 from .subscription import Subscription
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_TURN = 50
+"""Ledger rows that are worked on without a pause: about 2 ms."""
+
+
+class NewEpoch(Exception):
+    """The database history changed during a read: what was read is of no use."""
 
 
 class Sink(Protocol):
@@ -24,10 +35,6 @@ class Sink(Protocol):
 
     def finish(self, position: Position, tick: Tick) -> None:
         """All events up to the position, which is the tick's, have been delivered."""
-
-    @property
-    def waits_for(self) -> Collection[Subscription]:
-        """Who must keep up, for a while."""
 
 
 class Refill:
@@ -50,11 +57,6 @@ class Refill:
         """The group stands there."""
         self._group.advance(position)
 
-    @property
-    def waits_for(self) -> Collection[Subscription]:
-        """None: the group's other clients must not wait for a slow one."""
-        return ()
-
     def _has(self, subscription: Subscription) -> bool:
         return beginning(subscription, self._stood) == self._begin
 
@@ -65,38 +67,19 @@ def beginning(subscription: Subscription, stood: int) -> int:
 
 
 class Resume:
-    """Clients of a group that came back with one position.
+    """Clients of a group that came back and stand at one tick."""
 
-    They hear ``subscribed`` once the first missed event is there, or that there is none; the
-    latter's position is the latest one, as theirs may be about to expire.
-    """
-
-    def __init__(self, since: Position) -> None:
-        self.since = since
-        self.subscriptions: set[Subscription] = set()
+    def __init__(self, subscriptions: list[Subscription]) -> None:
+        self.subscriptions = subscriptions
 
     def deliver(self, batch: Batch) -> None:
         """Give them events that they missed."""
-        for subscription in self._active():
-            subscription.replay(batch, self.since)
+        for subscription in self.subscriptions:
+            if subscription.active:
+                subscription.replay(batch)
 
     def finish(self, position: Position, tick: Tick) -> None:
-        """They have all; what came meanwhile follows."""
-        for subscription in self._active():
-            subscription.caught_up(position, tick, self.since)
-
-    def fail(self, look: Look, reason: Reason) -> None:
-        """Tell them that they must read their state anew."""
-        for subscription in self._active():
-            subscription.fail(look, reason)
-
-    @property
-    def waits_for(self) -> Collection[Subscription]:
-        """All, for they may have missed more than a queue holds."""
-        return self._active()
-
-    def _active(self) -> list[Subscription]:
-        return [subscription for subscription in self.subscriptions if subscription.active]
+        """They may have a long way to go still: see ``Returning``."""
 
 
 class Range:
@@ -152,13 +135,19 @@ class Ranges:
         """The highest tick that any ends at."""
         return max((one.upto for one in self.all), key=lambda tick: tick.number)
 
-    def add(self, xid: int, change: Change) -> list[Range]:
-        """Take a change into all ranges that hold it; gives those that sent a full frame."""
-        concerned = [one for one in self._concerned(change) if one.holds(xid)]
-        if not concerned:
-            return []
-        event = encode_event(change.event)
-        return [one for one in concerned if one.add(event)]
+    def add(self, row: LedgerRow) -> Iterator[Range]:
+        """Take a row's changes into all ranges that hold it; gives those that sent a full frame."""
+        xid = int(row.xid)
+        for change in changes_of(row):
+            concerned = [one for one in self._concerned(change) if one.holds(xid)]
+            if concerned:
+                event = encode_event(change.event)
+                yield from [one for one in concerned if one.add(event)]
+
+    def finish(self) -> None:
+        """End them all."""
+        for one in self.all:
+            one.finish()
 
     def _concerned(self, change: Change) -> Iterator[Range]:
         groups = set(change.groups)
@@ -166,3 +155,33 @@ class Ranges:
             groups.update(name for name in self.by_group if template.matches(name))
         for name in groups:
             yield from self.by_group.get(name, ())
+
+
+async def in_turns(rows: list[LedgerRow]) -> AsyncIterator[LedgerRow]:
+    """The rows, with a turn for the rest of the process now and then."""
+    for number, row in enumerate(rows, 1):
+        yield row
+        if number % ROWS_PER_TURN == 0:
+            await asyncio.sleep(0)
+
+
+async def whenever(asked: asyncio.Event, work: Callable[[], Awaitable[None]]) -> None:
+    """Work each time that it is asked for, until cancelled. What fails is tried again with
+    backoff, and never given up."""
+    backoff = Backoff()
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            await work()
+            backoff.reset()
+        except (Expired, NewEpoch):
+            asked.set()
+        except Exception as error:
+            logger.warning(
+                "hub can't catch up, tries again: %s",
+                error,
+                extra={"action": "hub_catch_up_failed"},
+            )
+            asked.set()
+            await asyncio.sleep(backoff.next_delay())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..conf import settings
 from ..ledger.positions import Look, Position
 from ..ledger.ticks import Tick
-from .batches import Batch, EncodedEvent, with_events
+from .batches import Batch, EncodedEvent, make_batch, with_events
 from .browser import Answer, Reason, reset, subscribed
 from .outbox import Item, Outbox
 
@@ -59,6 +59,8 @@ class Subscription:
         self._check_again = check_again
         self._holds = {"subscribing"}
         self._held: list[Item] = []
+        self._since: Position | None = None
+        """Where it came back from."""
         self._dropped: Item | None = None
         """What was held last when it had become too much."""
         self._within = False
@@ -165,23 +167,31 @@ class Subscription:
 
     # A client that came back --------------------------------------------------------------
 
-    def replay(self, batch: Batch, since: Position) -> None:
-        """Give it events that it missed."""
-        self._subscribe(since, recovered=True)
+    def come_back(self, since: Position) -> None:
+        """It has seen everything up to a position, and is brought on from there."""
+        self._since, self.replaying = since, True
+
+    def replay(self, batch: Batch) -> None:
+        """Give it events that it missed. It hears that it is subscribed with the first ones."""
+        self._subscribe(self._since or batch.before, recovered=True)
         if "authorizing" in self._holds:
             # It may be behind a revoke. Who may stay reads anew: nobody holds a whole replay.
             self.cut_short = True
         if not self.cut_short:
             self._pass(batch)
 
-    def caught_up(self, position: Position, tick: Tick, since: Position) -> None:
-        """It has all up to a tick; what came meanwhile follows."""
+    def caught_up(self, position: Position, tick: Tick) -> None:
+        """It has all up to a tick, of which it may not have heard; what came meanwhile follows."""
         hidden = self.hidden is not None and position.tick < self.hidden.until
-        self._subscribe(since if hidden else position, recovered=True)
-        if self.cut_short:
-            self._arrive(position, tick, "overflow")
+        if hidden and not self.cut_short:
+            place = self.stands or self._since or position
         else:
-            self._arrive(since if hidden else position, tick, None)
+            place = position
+        self._subscribe(place, recovered=True)
+        if self.stands != place and not self.cut_short:
+            # What it was told last may be about to expire.
+            self.outbox.put(make_batch(self.group, (), tick=None, position=place))
+        self._arrive(place, tick, "overflow" if self.cut_short else None)
 
     def fail(self, look: Look, reason: Reason) -> None:
         """What it missed can't be read: it must read its state anew."""

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from ..conf import MIB
 from ..exceptions import PgnotifyError
+from .ranges import SIZE, filters, parameters_of, rows_between
 from .rows import COLUMNS, LedgerRow
 from .ticks import Tick
 
@@ -25,8 +26,6 @@ BYTES_AT_ONCE = MIB
 event of 16. (A reader that looks ahead holds this twice.)"""
 ROWS_PER_FETCH = 20
 """Where the size is not asked beforehand, because each row's text is searched for groups."""
-MAX_GROUPS_TO_FILTER_BY = 32
-"""Each group is one search in each row's text: beyond this, sending all rows is cheaper."""
 
 
 class Expired(PgnotifyError):
@@ -94,10 +93,10 @@ async def read_batches(
     known to be so long. Raises Expired, after the last row, if some may have been trimmed: what was
     read is then incomplete.
     """
-    query = _query(schema, groups, topic)
-    parameters = {**_parameters(after, upto, groups), "topic": topic}
+    query = rows_between(schema, groups, topic)
+    parameters = {**parameters_of(after, upto, groups), "topic": topic}
     # Most ranges are short, and a cursor costs four round trips more.
-    short = None if is_long else await _short(connection, query, parameters)
+    short = None if is_long else await few_rows(connection, query, parameters)
     if short is not None:
         yield short
     else:
@@ -105,18 +104,18 @@ async def read_batches(
             # Not psycopg's server-side cursor: cancelled while it closes, it warns for ever after.
             declare = HELD_CURSOR if hold else CURSOR
             # Before the cursor: after it, rows can only become fewer.
-            are_small = await _are_small(connection, query, parameters, _filters(groups))
+            are_small = await _are_small(connection, query, parameters, filters(groups))
             cursor = _sized(declare + ALL, query)
             await connection.execute(cursor, parameters, prepare=False)
-            fetches = await _fetches(connection, query, parameters, _filters(groups), are_small)
+            fetches = await _fetches(connection, query, parameters, filters(groups), are_small)
             while rows := await _fetch(connection, next(fetches)):
                 yield list(map(LedgerRow.of, rows))
             await connection.execute(CLOSE)
     # In a later snapshot than the rows': an older one reads nothing after a TRUNCATE.
-    await _check_untrimmed(connection, schema, after)
+    await check_untrimmed(connection, schema, after)
 
 
-async def _short(
+async def few_rows(
     connection: AsyncConnection[Any], query: sql.Composed, parameters: dict[str, Any]
 ) -> list[LedgerRow] | None:
     """All rows, if they can be held at once."""
@@ -169,19 +168,9 @@ async def _fetches(
 CURSOR: LiteralString = "DECLARE django_pgnotify_range NO SCROLL CURSOR FOR "
 HELD_CURSOR: LiteralString = "DECLARE django_pgnotify_range NO SCROLL CURSOR WITH HOLD FOR "
 CLOSE = sql.SQL("CLOSE django_pgnotify_range")
-RANGE: LiteralString = """
-    SELECT * FROM {schema}.django_pgnotify_ledger
-    WHERE (xid >= pg_snapshot_xmax(%(after)s::pg_snapshot)
-                AND xid < pg_snapshot_xmax(%(upto)s::pg_snapshot)
-            OR xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(after)s::pg_snapshot))))
-        AND pg_visible_in_snapshot(xid, %(upto)s::pg_snapshot)
-        {concerns} {of_topic}
-"""
 ALL: LiteralString = "SELECT {columns} FROM ({range}) AS range ORDER BY id"
 NUMBER = -1
 """Column of ``SHORT`` behind those of the row."""
-# octet_length() of a stored text asks its header only.
-SIZE: LiteralString = "(octet_length(changes) + coalesce(octet_length(context), 0))"
 # Each row with how many there are, up to one too many. Those that do not fit are left out.
 SHORT: LiteralString = """
     SELECT {columns}, number FROM (
@@ -199,23 +188,6 @@ SIZES: LiteralString = """
     GROUP BY by_rows, by_bytes ORDER BY by_rows, by_bytes
 """
 FETCH = sql.SQL("FETCH {} FROM django_pgnotify_range")
-# A quoted group name stands in the JSON text as it is, since it needs no escape.
-CONCERNS: LiteralString = """
-        AND (starts_with(topic, 'pgnotify.') OR strpos(changes, '"templates":') > 0
-            OR EXISTS (SELECT FROM unnest(%(groups)s::text[]) AS name
-                WHERE strpos(changes, name) > 0))
-"""
-
-
-OF_TOPIC: LiteralString = " AND topic = %(topic)s"
-
-
-def _query(schema: str, groups: Collection[str] | None, topic: str | None) -> sql.Composed:
-    return sql.SQL(RANGE).format(
-        schema=sql.Identifier(schema),
-        concerns=sql.SQL(CONCERNS if _filters(groups) else ""),
-        of_topic=sql.SQL(OF_TOPIC if topic is not None else ""),
-    )
 
 
 def _sized(query: LiteralString, ranged: sql.Composed) -> sql.Composed:
@@ -229,18 +201,7 @@ def _sized(query: LiteralString, ranged: sql.Composed) -> sql.Composed:
     )
 
 
-def _parameters(after: Tick, upto: Tick, groups: Collection[str] | None) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"after": after.snapshot, "upto": upto.snapshot}
-    if _filters(groups):
-        parameters["groups"] = [f'"{name}"' for name in groups or ()]
-    return parameters
-
-
-def _filters(groups: Collection[str] | None) -> bool:
-    return groups is not None and len(groups) <= MAX_GROUPS_TO_FILTER_BY
-
-
-async def _check_untrimmed(connection: AsyncConnection[Any], schema: str, after: Tick) -> None:
+async def check_untrimmed(connection: AsyncConnection[Any], schema: str, after: Tick) -> None:
     query = sql.SQL("SELECT trimmed FROM {}.django_pgnotify_state")
     cursor = await connection.execute(query.format(sql.Identifier(schema)))
     row = await cursor.fetchone()

@@ -16,7 +16,8 @@ from django_pgnotify.consumers import access, hub, hubs
 from django_pgnotify.consumers.catching_up import CatchingUp
 from django_pgnotify.groups import HUB_GROUP
 from django_pgnotify.ledger.positions import Position
-from django_pgnotify.ledger.reader import read_range
+from django_pgnotify.ledger.reader import read_batches
+from django_pgnotify.ledger.steps import read_step
 from tests.hub_kit import PATIENCE_SECONDS, Browser, OpenConsumer, publish, query, relay, tell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -89,12 +90,16 @@ class Reads:
             self.looks += 1
             return await original_look(*args)
 
-        def counted_read(*args: Any) -> Any:
-            self.reads += 1
-            return read_range(*args)
+        def counted(read: Any) -> Any:
+            def counted_read(*args: Any, **options: Any) -> Any:
+                self.reads += 1
+                return read(*args, **options)
+
+            return counted_read
 
         monkeypatch.setattr(access, "look", counted_look)
-        monkeypatch.setattr(access, "read_range", counted_read)
+        monkeypatch.setattr(access, "read_batches", counted(read_batches))
+        monkeypatch.setattr(access, "read_step", counted(read_step))
 
 
 @pytest.fixture

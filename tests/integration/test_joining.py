@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from django_pgnotify.consumers.catching_up import CatchingUp
+from django_pgnotify.consumers.returning import Returning
 from django_pgnotify.ledger.positions import Position
 from tests.hub_kit import PATIENCE_SECONDS, Browser, OpenConsumer, publish, query, relay, tell
 from tests.integration.test_sse import EventSource, OpenStream
@@ -91,13 +91,12 @@ async def test_who_asks_again_for_a_group_without_a_snapshot_loses_nothing(
 async def test_a_position_that_expires_before_its_replay_costs_one_snapshot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    serve = CatchingUp._serve
+    work = Returning._work
 
-    async def served_late(self: CatchingUp, groups: Any) -> None:
-        if self._resumes:
-            ((_, since),) = self._resumes
-            await query("UPDATE django_pgnotify_state SET trimmed = %s", since.tick)
-        await serve(self, groups)
+    async def worked_late(self: Returning, lane: int) -> None:
+        for place in self._places.values():
+            await query("UPDATE django_pgnotify_state SET trimmed = %s", place.number)
+        await work(self, lane)
 
     class Orders(OpenConsumer):
         def snapshot(self, group: str) -> Any:
@@ -107,7 +106,7 @@ async def test_a_position_that_expires_before_its_replay_costs_one_snapshot(
         await browser.subscribe("orders")
         position = (await browser.receive())["position"]
     await tell(1, "orders")
-    monkeypatch.setattr(CatchingUp, "_serve", served_late)
+    monkeypatch.setattr(Returning, "_work", worked_late)
     async with Browser(Orders) as browser:
         answer = await browser.subscribe("orders", since=position)
         assert (answer["type"], answer["recovered"]) == ("subscribed", False)

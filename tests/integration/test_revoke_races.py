@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from django_pgnotify.consumers import EventConsumer, revoke
-from django_pgnotify.consumers.catching_up import CatchingUp
+from django_pgnotify.consumers.returning import Returning
 from django_pgnotify.consumers.subscription import Subscription
 from tests.hub_kit import PATIENCE_SECONDS, Browser, publish, relay, tell
 
@@ -144,14 +144,14 @@ async def test_replay_gives_nothing_behind_a_revoke_before_the_answer(
 ) -> None:
     begun, gate = asyncio.Event(), asyncio.Event()
     gate.set()
-    serve = CatchingUp._serve
+    work = Returning._work
 
-    async def served_late(self: CatchingUp, groups: Any) -> None:
+    async def worked_late(self: Returning, lane: int) -> None:
         begun.set()
         await gate.wait()
-        await serve(self, groups)
+        await work(self, lane)
 
-    monkeypatch.setattr(CatchingUp, "_serve", served_late)
+    monkeypatch.setattr(Returning, "_work", worked_late)
     async with Browser(Member) as other, Browser(Member) as browser:
         await other.subscribe("customers")  # keeps the hub
         position = (await browser.subscribe("orders"))["position"]
