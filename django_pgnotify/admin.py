@@ -27,6 +27,10 @@ class ParkedEventAdmin(ParkedEventModelAdmin):
     readonly_fields = ("handler", "event", "traceback", "attempts", "parked_at")
     actions = ("retry_events",)
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ParkedEvent]:
+        """None where the database is not PostgreSQL, and has no such table."""
+        return ParkedEvent.objects.using(ParkedEvent.objects.db)
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Only handlers park events."""
         return False

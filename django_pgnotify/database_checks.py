@@ -9,6 +9,7 @@ from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as CheckWarning
 from django.db import ProgrammingError, connections, router
+from django.db.migrations.executor import MigrationExecutor
 
 from .ledger.install import schema_of_ledger
 from .publish import declaration as declared
@@ -59,6 +60,9 @@ def registry_forbidden(alias: str) -> CheckMessage:
 
 def _database_messages(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
     problems = drift(connection, apps)
+    if problems and _awaits_migrations(connection):
+        # The `migrate` that asks is about to cure these, and else Django says what is to be done.
+        problems = [one for one in problems if one.problem not in ("missing", "outdated")]
     if problems and schema_of_ledger(connection) is None:
         yield ledger_missing(
             connection.alias,
@@ -73,6 +77,11 @@ def _database_messages(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage
         # Else this would keep migrate from installing its own cure.
         if name not in told_apart:
             yield schemas_blur(name, schemas)
+
+
+def _awaits_migrations(connection: BaseDatabaseWrapper) -> bool:
+    executor = MigrationExecutor(connection)
+    return bool(executor.migration_plan(executor.loader.graph.leaf_nodes()))
 
 
 def _told_apart() -> set[str]:

@@ -118,9 +118,8 @@ def _group(obj: dict[str, Json], using: str) -> str:
 
 def _since(obj: dict[str, Json]) -> str | None:
     since = obj.get("since")
-    if since is not None and not isinstance(since, str):
-        raise BadRequest("bad_frame", "'since' is a position, hence text.", obj.get("group"))
-    return since
+    # What is no text is a position that was never given, like any malformed one.
+    return since if since is None or isinstance(since, str) else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

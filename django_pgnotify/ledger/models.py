@@ -12,7 +12,8 @@ from django.db import connections, models
 
 
 class OnPostgres(models.QuerySet[Any]):
-    """Empty in other databases, which have no such table: dumpdata goes through all models."""
+    """Empty in other databases, which have no such table: dumpdata and the admin ask for all
+    models there."""
 
     def using(self, alias: str | None) -> Self:
         """See Django."""
