@@ -189,6 +189,7 @@ class Joining:
         if taken.rows is None:
             subscription.awaits_snapshot = False
             return
+        stood = subscription.stands
         # Again: the rows may be younger than the answer that let the client in.
         if not await authorized(self._consumer, group):
             await self._expel(subscription)
@@ -197,7 +198,9 @@ class Joining:
             await self._outbox.wait_for_room()
             subscription.awaits_snapshot = answer.more or answer.position is None
             self._outbox.put(answer)
-        subscription.has_seen(taken.position, taken.hidden)
+        # Held, it moves only if an epoch begins: the reset that follows tells from where.
+        if subscription.stands is stood:
+            subscription.has_seen(taken.position, taken.hidden)
 
     async def _leave(self, group: str) -> None:
         subscription = self._subscriptions.pop(group, None)

@@ -11,7 +11,7 @@ import pytest
 from django_pgnotify.consumers.access import Access
 from django_pgnotify.consumers.hub import Hub
 from django_pgnotify.ledger.positions import Look
-from tests.hub_kit import PATIENCE_SECONDS, Browser, OpenConsumer, tell
+from tests.hub_kit import PATIENCE_SECONDS, Browser, OpenConsumer, query, relay, tell
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -87,3 +87,43 @@ async def test_snapshot_of_the_second_to_join_hides_what_the_first_ones_look_has
         deaf = False
         await tell("after it", "orders")
         assert await second.data() == ["after it"]
+
+
+async def test_what_follows_an_epoch_that_begins_while_a_snapshot_is_sent_arrives() -> None:
+    """The ticks of the new one, a standby's that lagged behind, are lower than the snapshot's."""
+    asked, gate = asyncio.Event(), asyncio.Event()
+
+    class Desk(OpenConsumer):
+        is_taken = False
+
+        async def authorize(self, group: str) -> bool:
+            if Desk.is_taken and not gate.is_set():
+                asked.set()
+                await gate.wait()
+            return True
+
+        def snapshot(self, group: str) -> Any:
+            Desk.is_taken = True
+            return []
+
+    await relay()
+    (kept,) = (await query("SELECT max(number) FROM django_pgnotify_tick"))[0]
+    for number in range(5):
+        await tell(number, "customers")
+    async with Browser() as other, Browser(Desk) as browser:
+        await other.subscribe("customers")
+        await browser.subscribe("orders")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await asked.wait()
+        await query("DELETE FROM django_pgnotify_tick WHERE number > %s", kept)
+        await query(
+            "UPDATE django_pgnotify_state SET sent = %s, generation = gen_random_uuid()", kept
+        )
+        await relay()
+        assert (await other.receive())["reason"] == "epoch"
+        gate.set()
+        assert (await browser.receive())["type"] == "snapshot"
+        reset = await browser.receive()
+        assert (reset["type"], reset["reason"]) == ("reset", "epoch")
+        await tell("in the new epoch", "orders")
+        assert await browser.data() == ["in the new epoch"]
