@@ -33,6 +33,11 @@ class Group:
         self._part: tuple[int, int] | None = None
         self._live: tuple[str, int] | None = None
 
+    def is_denied_by(self, position: Position) -> bool:
+        """True if the tick of our number is another one there: ours is gone."""
+        own = self._known
+        return position.tick == own.tick and position.bits != own.bits
+
     def take(self, frame: GroupFrame) -> bool:
         """Deliver a frame, or ignore it if we had it; False if something before is missing."""
         own = self._known

@@ -50,6 +50,8 @@ class Hub:
         self.snapshot_threads = ThreadPoolExecutor(SNAPSHOT_THREADS, "pgnotify-snapshot")
         self._uses_layer = uses_layer
         self._epoch: str | None = None
+        self._beat: Position | None = None
+        """That of the latest heartbeat."""
         self._access = Access(alias, self._seen)
         self._catching_up = CatchingUp(
             self._access, revoked=self._revoke, caught_up=self._caught_up
@@ -133,6 +135,8 @@ class Hub:
                 if (group := self.groups.get(frame.group)) is not None:
                     self._take_for(group, frame)
             case Heartbeat():
+                if self._goes_back(frame):
+                    self._refill_all()
                 self._check_control(frame)
                 for group in list(self.groups.values()):
                     self._take_for(group, frame)
@@ -142,13 +146,23 @@ class Hub:
     def _take_for(self, group: Group, frame: GroupFrame | Heartbeat) -> None:
         if group.position is None or group.catching_up:
             group.held.append(frame)
-        elif frame.position.epoch != self._epoch or not self._knows_control(frame):
+        elif (
+            frame.position.epoch != self._epoch
+            or group.is_denied_by(frame.position)
+            or not self._knows_control(frame)
+        ):
             self._refill_all()
         elif isinstance(frame, Heartbeat):
             if not group.take_heartbeat(frame):
                 self._catching_up.refill(group)
         elif not group.take(frame):
             self._catching_up.refill(group)
+
+    def _goes_back(self, beat: Heartbeat) -> bool:
+        """True if ticks that were told may be gone: their rows were put back, or a disk had lied.
+        Or another relay goes on from before them, and the ledger says that nothing is missing."""
+        before, self._beat = self._beat, beat.position
+        return before is not None and before != self._beat and before.tick >= self._beat.tick
 
     def _ready(self, name: str) -> Group | None:
         group = self.groups.get(name)

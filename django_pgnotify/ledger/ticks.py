@@ -22,7 +22,7 @@ SNAPSHOT_OF_NOTHING = "1:1:"
 
 
 class NotTheLatestTick(PgnotifyError):
-    """Another session has stored a tick meanwhile: it leads, and this one must step down."""
+    """Another session has stored a tick meanwhile, or a dump was restored: begin anew."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +49,9 @@ class Identity:
     """Oid of the database."""
     generation: str
     """Given to the ledger when it was installed."""
+    table: str
+    """Oid of the table of ticks: restored into the database it came from, a dump brings back all
+    the above, and makes the table anew. Upgrades, copies of the files and VACUUM FULL keep it."""
 
     @property
     def text(self) -> str:
@@ -84,11 +87,12 @@ async def read_identity(connection: Connection, schema: str) -> Identity:
         # Not pg_control_checkpoint(): that tells the old timeline until the next checkpoint.
         " substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8),"
         " (SELECT oid::text FROM pg_database WHERE datname = current_database()),"
-        " (SELECT generation::text FROM {schema}.django_pgnotify_state)"
+        " (SELECT generation::text FROM {schema}.django_pgnotify_state),"
+        " to_regclass(quote_ident(%s) || '.django_pgnotify_tick')::oid::text"
         " FROM pg_control_system()",
         schema,
     )
-    row = await (await connection.execute(query)).fetchone()
+    row = await (await connection.execute(query, [schema])).fetchone()
     return Identity(*row)  # type: ignore[misc]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import LiteralString
 
 from psycopg import sql
 
+from ..conf import settings
+from ..exceptions import PgnotifyError
 from ..ledger.ticks import (
     Connection,
     Identity,
@@ -20,6 +23,9 @@ from ..ledger.ticks import (
 )
 
 logger = logging.getLogger("django_pgnotify")
+
+HEARTBEATS_PER_WATCH = 2
+"""Heartbeats between two looks at the identity: it is another one once in years."""
 
 READ_STATE: LiteralString = "SELECT sent, identity FROM {schema}.django_pgnotify_state"
 KEEP_IDENTITY: LiteralString = (
@@ -37,6 +43,10 @@ DELETE_FROM_THE_FUTURE: LiteralString = """
 """
 
 
+class AnotherHistory(PgnotifyError):
+    """A dump was restored over the ledger: what is known of its ticks is of no use."""
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """Where a leader goes on."""
@@ -49,9 +59,9 @@ class Start:
 async def find_start(connection: Connection, schema: str) -> Start:
     """Compare the identity of the stored state with the server's, and settle where to go on.
 
-    A new timeline alone (a promoted standby) goes on from the stored place. Another system or
-    database is a restored copy: it starts at now, because a copy must not repeat what the
-    original has sent.
+    A new timeline alone (a promoted standby) goes on from the stored place. Another system,
+    database or table is restored: it starts at now, because what is restored must not repeat
+    what the original has sent.
     """
     identity = await read_identity(connection, schema)
     cursor = await connection.execute(_in_schema(READ_STATE, schema))
@@ -71,6 +81,17 @@ async def find_start(connection: Connection, schema: str) -> Start:
     return Start(identity, tick or await latest_tick(connection, schema))
 
 
+async def watch_history(reader: Connection, schema: str, identity: Identity) -> None:
+    """Raise AnotherHistory when it is no longer this one, until cancelled. A dump that was
+    restored before anything happened has the very tick that a leader would go on from.
+
+    By the reader, so that a lost connection is noticed before a large tick needs it."""
+    while True:
+        await asyncio.sleep(HEARTBEATS_PER_WATCH * settings.HEARTBEAT_SECONDS)
+        if await read_identity(reader, schema) != identity:
+            raise AnotherHistory()
+
+
 async def unsent_ticks(connection: Connection, schema: str, after: Tick) -> AsyncIterator[Tick]:
     """The ticks that were stored and not known to be sent, in order."""
     number = after.number
@@ -85,7 +106,8 @@ async def _start_at_now(connection: Connection, schema: str, identity: Identity)
     parameters = {"identity": identity.text, "number": tick.number}
     await connection.execute(_in_schema(START_AT_NOW, schema), parameters)
     logger.warning(
-        "The ledger comes from another server or database: starting at now, tick %s.",
+        "The ledger was restored, or comes from another server or database: starting at now,"
+        " tick %s.",
         tick.number,
         extra={"action": "restored-copy"},
     )

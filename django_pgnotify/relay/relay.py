@@ -14,7 +14,7 @@ from ..handling.handlers import Handlers, HandlersToRun
 from ..handling.parking import HandlerStore
 from ..ledger.ticks import Connection
 from ..metrics import Metrics
-from .epoch import Start, find_start
+from .epoch import Start, find_start, watch_history
 from .fullness import FullLedger, tell_max_bytes
 from .gate import Gate
 from .leader import Leader
@@ -25,9 +25,6 @@ from .ticker import Ticker
 
 APPLICATION_NAME = "django_pgnotify reader"
 HANDLERS_APPLICATION_NAME = "django_pgnotify handlers"
-
-HEARTBEATS_PER_PING = 2
-"""Heartbeats between two statements of the reader, which nothing else waits for meanwhile."""
 
 
 class Relay:
@@ -101,12 +98,13 @@ class Relay:
 
     def tasks(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What must run beside `catch_up` and `run`, by name."""
+        leader = self._leader
         return {
             "sender": self._sender.run(),
-            "record": self._progress.record(self._leader.connection, self._leader.schema),
+            "record": self._progress.record(leader.connection, leader.schema),
             "tell": self._progress.tell(self._sender.send_to_hubs),
             "gate": self._gate.keep_alive(),
-            "reader": _keep_alive(self.connections[0]),
+            "reader": watch_history(self.connections[0], leader.schema, self._start.identity),
         }
 
     async def handle(self, *, read_only: bool = False) -> None:
@@ -161,10 +159,3 @@ class Relay:
     ) -> None:
         for connection in self.connections:
             await connection.close()
-
-
-async def _keep_alive(reader: Connection) -> None:
-    """Notice that the connection is lost before a large tick needs it, until cancelled."""
-    while True:
-        await asyncio.sleep(HEARTBEATS_PER_PING * settings.HEARTBEAT_SECONDS)
-        await reader.execute("SELECT 1")

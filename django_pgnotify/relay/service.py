@@ -15,7 +15,7 @@ from psycopg import Error
 
 from ..backoff import Backoff
 from ..conf import settings
-from ..exceptions import LedgerMissing, ListenerRefused
+from ..exceptions import LedgerMissing, ListenerRefused, PgnotifyError
 from ..handling.handlers import HandlersToRun
 from ..metrics import Metrics
 from .connections import first_cause
@@ -105,7 +105,7 @@ class Service:
             text,
             delay,
             # A database that goes away is told in a line; for the rest one wants the place.
-            exc_info=None if isinstance(cause, (*REFUSALS, Error, OSError)) else cause,
+            exc_info=None if isinstance(cause, (PgnotifyError, Error, OSError)) else cause,
             extra={"action": "reconnect"},
         )
         await asyncio.sleep(delay)

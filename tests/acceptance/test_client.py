@@ -68,6 +68,20 @@ async def test_a_live_event_in_the_middle_of_a_batch_lets_nothing_be_seen_twice(
     assert ids(await told(page, "events", 3)) == [batch, ["live"], ["last"]]
 
 
+@pytest.mark.parametrize("reason", ["epoch", "unknown"])
+async def test_an_id_is_another_event_s_in_another_history(
+    page: Page, server: ScriptedServer, reason: str
+) -> None:
+    """A restored sequence, or that of a standby that lagged behind, gives them again."""
+    await connect(page)
+    await page.evaluate("follow('orders', {}, ['events'])")
+    socket = await server.accepts_subscriber()
+    await socket.says_events("p1", "1-0")
+    await socket.says("reset", position="q0", reason=reason)
+    await socket.says_events("q1", "1-0")
+    assert ids(await told(page, "events", 2)) == [["1-0"], ["1-0"]]
+
+
 async def test_a_reset_is_told_and_moves_the_position(
     page: Page, server: ScriptedServer
 ) -> None:

@@ -301,22 +301,31 @@ def told(pk: int, what: str) -> str:
     return json.dumps([{"kind": "update", "pk": pk, "data": what, "groups": []}])
 
 
-def dump_and_restore(place: Place, target: str) -> None:
-    """Copy the database as people do."""
-    place.sql(f"CREATE DATABASE {target}", name="postgres")
-    dump = subprocess.run(
-        [place.server.client("pg_dump"), "--dbname", place.server.url(NAME)],
+def dump(place: Place, *options: str) -> bytes:
+    """What people keep of the database."""
+    return subprocess.run(
+        [place.server.client("pg_dump"), *options, "--dbname", place.server.url(NAME)],
         check=True,
         capture_output=True,
         cwd="/",
     ).stdout
+
+
+def restore(place: Place, dumped: bytes, *options: str, name: str = NAME) -> None:
+    """Do what it says, in a database."""
     subprocess.run(
-        [place.server.client("psql"), "--quiet", "--dbname", place.server.url(target)],
-        input=dump,
+        [place.server.client("psql"), "--quiet", *options, "--dbname", place.server.url(name)],
+        input=dumped,
         check=True,
         capture_output=True,
         cwd="/",
     )
+
+
+def dump_and_restore(place: Place, target: str) -> None:
+    """Copy the database as people do."""
+    place.sql(f"CREATE DATABASE {target}", name="postgres")
+    restore(place, dump(place), name=target)
 
 
 @override_settings(PGNOTIFY=QUICK)
@@ -356,3 +365,52 @@ async def test_restored_dump_starts_at_now_and_knows_no_position_of_the_original
     everything = [*before, "of the copy"]
     done = partial(handled, place, "copy")
     await in_thread(wait_until, lambda: done() == everything, "the copy's own is handled")
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_dump_restored_over_its_own_database_is_another_one_to_everybody(
+    start_place: StartPlace, start_pglisten: StartPglisten, pg_layer_here: PostgresChannelLayer
+) -> None:
+    place = await in_thread(start_place)
+    await in_thread(place.sql, TABLE)
+    pglisten = start_pglisten(url=place.url, handlers=HANDLERS, **QUICK)
+    await in_thread(pglisten.wait_for, "listening")
+    async with Browser() as old:
+        position = (await old.subscribe("orders"))["position"]
+        await in_thread(place.publish, "handled before")
+        assert await data_upto(old, "handled before") == ["handled before"]
+        await in_thread(wait_until, lambda: handled(place) == ["handled before"], "handled")
+        pglisten.process.send_signal(signal.SIGSTOP)
+        await in_thread(place.publish, "handled later")
+        backup = await in_thread(dump, place, "--clean", "--if-exists")
+        pglisten.process.send_signal(signal.SIGCONT)
+        lost = ["handled later", *(f"lost {number}" for number in range(5))]
+        for what in lost[1:]:
+            await in_thread(place.publish, what)
+        assert await data_upto(old, lost[-1]) == lost
+        everything = ["handled before", *lost]
+        await in_thread(wait_until, lambda: handled(place) == everything, "handled")
+
+        await in_thread(restore, place, backup)
+        await in_thread(pglisten.wait_for, "starting at now")
+        await in_thread(pglisten.wait_for, "listening")
+        assert await data_upto(old, "reset: epoch") == ["reset: epoch"]
+        async with Browser() as new:
+            await new.subscribe("orders")
+            await in_thread(place.publish, "after it")
+            for browser in (old, new):
+                assert await data_upto(browser, "after it") == ["after it"]
+        await in_thread(
+            wait_until, lambda: handled(place) == ["handled before", "after it"], "handled"
+        )
+        answer = await old.subscribe("orders", since=position)
+        assert answer["recovered"] is False
+        assert (await old.receive())["reason"] == "epoch"
+
+        # Even if nothing has happened since, down to the last tick.
+        backup = await in_thread(dump, place, "--clean", "--if-exists")
+        await in_thread(restore, place, backup, "--single-transaction")
+        await in_thread(pglisten.wait_for, "starting at now")
+        assert await data_upto(old, "reset: epoch") == ["reset: epoch"]
+        await in_thread(place.publish, "once more")
+        assert await data_upto(old, "once more") == ["once more"]

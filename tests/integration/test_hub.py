@@ -327,6 +327,61 @@ async def test_new_epoch_resets_every_group_with_its_new_position(layer: LossyLa
         assert (await browser.receive())["reason"] == "epoch"
 
 
+@pytest.fixture
+async def backup() -> AsyncIterator[Any]:
+    """Puts the rows of the ledger's tables back as they are now, the tables staying."""
+    tables = [f"django_pgnotify_{name}" for name in ("ledger", "tick", "state")]
+    await relay()
+    for table in tables:
+        await query(f"CREATE TABLE backup_{table} AS TABLE {table}")
+
+    async def restore() -> None:
+        for table in tables:
+            await query(f"DELETE FROM {table}")
+            await query(
+                f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM backup_{table}"
+            )
+
+    yield restore
+    for table in tables:
+        await query(f"DROP TABLE backup_{table}")
+
+
+async def test_ticks_that_begin_anew_within_the_epoch_silence_nobody(
+    layer: LossyLayer, backup: Any
+) -> None:
+    async with Browser() as old, Browser() as new:
+        await old.subscribe("orders")
+        for number in range(5):
+            await tell(number, "orders")
+            assert await old.data() == [number]
+        await backup()
+        await new.subscribe("orders")
+        await relay()
+        for browser in (old, new):
+            reset = await browser.receive()
+            assert (reset["type"], reset["reason"]) == ("reset", "unknown")
+        await tell("after it", "orders")
+        for browser in (old, new):
+            assert await browser.data() == ["after it"]
+
+
+async def test_tick_with_the_number_of_one_that_is_gone_is_another_one(
+    layer: LossyLayer, backup: Any
+) -> None:
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        await tell("before", "orders")
+        assert await browser.data() == ["before"]
+        await backup()
+        layer.drops = lambda group, message: group == HUB_GROUP
+        await tell("after it", "orders")
+        reset = await browser.receive()
+        assert (reset["type"], reset["reason"]) == ("reset", "unknown")
+        await tell("and on", "orders")
+        assert await browser.data() == ["and on"]
+
+
 async def test_hub_that_fell_behind_the_trim_mark_says_expired(layer: LossyLayer) -> None:
     async with Browser() as browser:
         await browser.subscribe("orders")

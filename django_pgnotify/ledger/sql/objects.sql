@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS @schema@.django_pgnotify_state (
     sent bigint NOT NULL DEFAULT 0,
     -- Ticks up to this one can't be replayed from any more.
     trimmed bigint NOT NULL DEFAULT -1,
-    -- System, timeline and database that the relay last worked in.
+    -- Where the relay last worked: see Identity in ledger/ticks.py.
     identity text,
     -- LEDGER_MAX_BYTES, as migrate or the relay last saw it: 4 GiB.
     max_bytes bigint NOT NULL DEFAULT 4294967296

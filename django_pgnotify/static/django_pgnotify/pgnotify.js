@@ -504,6 +504,8 @@ class Subscription {
     // Live events that were dropped leave the state as right as it was, and us where we stood.
     const isStale = reason !== "gap" || info.position !== before;
     if (isStale) this.#endBatch();
+    // In another history an id is another event's.
+    if (reason === "epoch" || reason === "unknown") this.#seen.clear();
     if (reason === "revoked") this.#end();
     this.#tell("reset", reason, info);
     if (!isStale || this.ended || this.#handlers.snapshot === undefined) return;
