@@ -30,6 +30,8 @@ class Group:
         self.held: deque[GroupFrame | Heartbeat] = deque(maxlen=MAX_HELD)
         self.was_quiet = True
         """False if a position went out since the last refresh."""
+        self._told: Position | None = None
+        """A position that all have been told, or one behind it."""
         self._part: tuple[int, int] | None = None
         self._live: tuple[str, int] | None = None
 
@@ -76,6 +78,11 @@ class Group:
         ):
             self.deliver(batch)
 
+    def begin(self, position: Position) -> None:
+        """Go on from here, as all clients are told."""
+        self.advance(position)
+        self._told = position
+
     def advance(self, position: Position) -> None:
         """Everything up to here has been delivered."""
         self.position = position
@@ -83,7 +90,7 @@ class Group:
 
     def restart(self, look: Look, reason: Reason) -> None:
         """What is missing can't be read: go on from the latest tick, and tell everybody."""
-        self.advance(look.position)
+        self.begin(look.position)
         self._live = None
         self.held.clear()
         for subscription in self.subscriptions:
@@ -95,13 +102,17 @@ class Group:
             subscription.announce(reason, self._known)
 
     def refresh(self) -> None:
-        """Tell the position to clients that have heard none for long, before it expires."""
+        """Tell the position to clients that have heard none for long, before it expires. One that
+        has been told and is still the latest does not expire."""
         if self.position is not None:
+            is_news = self.was_quiet and self.position != self._told
             batch = make_batch(self.name, (), tick=None, position=self.position)
             for subscription in self.subscriptions:
-                if self.was_quiet or subscription.withheld:
+                if is_news or subscription.withheld:
                     subscription.withheld = False
                     subscription.deliver(batch)
+            if is_news:
+                self._told = self.position
         self.was_quiet = True
 
     def deliver(self, item: Item, to: Iterable[Subscription] | None = None) -> None:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 REFRESHES_PER_RETENTION = 4
 """A quiet client hears its position so often, hence always has one to resume from."""
+MIN_REFRESH_SECONDS = 1.0
+"""A retention of less than four seconds is a test's."""
 MAX_REFRESH_SECONDS = 3600.0
 """Channel layers forget members of groups after a day; each refresh joins anew."""
 SNAPSHOT_THREADS = 4
@@ -85,7 +87,7 @@ class Hub:
         self._uses_layer(self)
         look = await self.look(subscription, numbers)
         if group.position is None:
-            group.position = look.position
+            group.begin(look.position)
             self._caught_up(group)
         return look
 
@@ -230,8 +232,8 @@ class Hub:
 
     async def _keep_refreshing(self) -> None:
         while True:
-            retention = settings.RETENTION.total_seconds()
-            await asyncio.sleep(min(retention / REFRESHES_PER_RETENTION, MAX_REFRESH_SECONDS))
+            seconds = settings.RETENTION.total_seconds() / REFRESHES_PER_RETENTION
+            await asyncio.sleep(min(max(seconds, MIN_REFRESH_SECONDS), MAX_REFRESH_SECONDS))
             for group in list(self.groups.values()):
                 group.refresh()
             try:

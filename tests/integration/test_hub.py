@@ -654,6 +654,23 @@ async def test_quiet_group_hears_its_position_before_it_expires(
         assert answer["recovered"] is True
 
 
+async def test_a_position_is_told_once_while_nothing_happens(layer: LossyLayer) -> None:
+    async with Browser() as browser:
+        await browser.subscribe("orders")
+        shared = hubs.running("default")
+        assert shared is not None
+        group = shared.groups["orders"]
+        group.refresh()
+        assert await browser.waiting() == []
+        await tell(1, "elsewhere")
+        assert await browser.waiting() == []
+        for _ in range(3):
+            group.refresh()
+        told = [frame["position"] for frame in await browser.waiting()]
+        assert group.position is not None
+        assert told == [group.position.token]
+
+
 async def test_client_that_may_see_nothing_hears_its_position_at_the_next_refresh(
     layer: LossyLayer,
 ) -> None:
