@@ -60,7 +60,8 @@ class Subscriber(AsyncConsumer):
     async def visible(self, events: list[Event]) -> list[Event]:
         """Which of these events this client sees, and in what shape; by default all.
 
-        Given a whole batch. Overriding it costs decoding and encoding for each client.
+        Given a whole batch. Overriding it costs decoding and encoding for each client. It is
+        asked again with the same events if the database is away; an exception is a reset.
         """
         return events
 

@@ -80,10 +80,13 @@ class Sight:
             return ()
         sources = {event.id: event for event in batch.events}
         durable, using = batch.tick is not None, self._consumer.using
-        events = [
-            Event.from_json(event.decoded(), using=using, durable=durable)
-            for event in batch.events
-        ]
+
+        def events() -> list[Event]:
+            return [
+                Event.from_json(event.decoded(), using=using, durable=durable)
+                for event in batch.events
+            ]
+
         seen = await visible(self._consumer, events)
         return tuple(_encode(event, sources.get(event.id)) for event in seen)
 

@@ -17,14 +17,26 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 from redis import Redis as RedisClient
 
+from django_pgnotify import Event
 from django_pgnotify.consumers import access, membership
 from django_pgnotify.consumers.membership import SILENT_HEARTBEATS, Membership
 from django_pgnotify.ending import end
 from django_pgnotify.groups import HUB_GROUP, wire_name
-from tests.hub_kit import Browser, publish, query, relay, tell
+from tests.hub_kit import (
+    Browser,
+    OpenConsumer,
+    execute,
+    publish,
+    publish_now,
+    query,
+    relay,
+    relay_now,
+    tell,
+)
 from tests.servers.fixtures import StartProxy
 from tests.servers.proxy import TcpProxy
 from tests.servers.redis import Redis
+from tests.shop.models import Customer
 
 POSTGRES = "django_pgnotify.layers.PostgresChannelLayer"
 REDIS = "channels_redis.core.RedisChannelLayer"
@@ -225,6 +237,42 @@ async def test_hub_outlives_the_loss_of_its_database_connections() -> None:
         assert await browser.data() == [1]
         await tell(2, "orders")
         assert await browser.data() == [2]
+
+
+async def apart(call: Callable[..., Any], *args: Any) -> None:
+    """Call something on a database connection that is not that of the ORM calls of consumers."""
+
+    def run() -> None:
+        try:
+            call(*args)
+        finally:
+            connections.close_all()
+
+    await asyncio.to_thread(run)
+
+
+@override_settings(PGNOTIFY=QUICK)
+async def test_visible_that_asks_over_a_lost_connection_is_asked_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Asks(OpenConsumer):
+        async def visible(self, events: list[Event]) -> list[Event]:
+            events[0].data["tries"] = events[0].data.get("tries", 0) + 1  # type: ignore[index, union-attr]
+            await Customer.objects.acount()
+            return events
+
+    await relay()
+    async with Browser(Asks) as browser:
+        await browser.subscribe("orders")
+        await tell({"number": 0}, "orders")
+        assert await browser.data() == [{"number": 0, "tries": 1}]
+        (backend,) = (await query("SELECT pg_backend_pid()"))[0]
+        await apart(execute, "SELECT pg_terminate_backend(%s)", backend)
+        for number in (1, 2):
+            await apart(publish_now, {"number": number}, "orders")
+            await apart(relay_now)
+            assert await browser.data() == [{"number": number, "tries": 1}]
+    assert caplog.text.count("visible() can't ask the database, tries again") == 1
 
 
 @pytest.fixture
