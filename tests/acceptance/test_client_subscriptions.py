@@ -77,6 +77,21 @@ async def test_a_page_that_begins_anew_has_no_position_before_its_snapshot(
     assert await (await server.accepts()).hears() == SUBSCRIBE
 
 
+async def test_a_refusal_after_the_servers_own_join_is_told(
+    page: Page, server: ScriptedServer
+) -> None:
+    await connect(page)
+    await page.evaluate("follow('orders')")
+    socket = await server.accepts()
+    await socket.hears()
+    await socket.says("subscribed", position="p1")
+    await socket.says("error", code="too_many", message="Too many requests at once.")
+    await socket.says("error", code="forbidden", message="no")
+    assert await told(page, "error") == [{"code": "forbidden", "message": "no"}]
+    await page.evaluate("follow('orders')")
+    assert await socket.hears() == SUBSCRIBE
+
+
 # A group that is left and followed again at once --------------------------------------------
 
 

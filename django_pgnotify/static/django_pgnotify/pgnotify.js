@@ -527,7 +527,9 @@ class Subscription {
   }
 
   #takeError({ code, message }) {
-    if (this.live || NO_REFUSALS.includes(code)) return;
+    // The server may have joined a group by itself, and take us out of it when it asks again.
+    const isRefusal = code === "forbidden" || !(this.live || NO_REFUSALS.includes(code));
+    if (!isRefusal) return;
     this.#end();
     this.#tell("error", { code, message });
   }
