@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Error, Page
 
 from .client_kit import ScriptedServer, connect, ids, subscribe, told
 
@@ -161,6 +161,30 @@ async def test_a_snapshot_in_several_frames_is_given_whole(
     await socket.says("snapshot", position="p2", data=[{"id": 2}])
     assert await told(page, "snapshot") == [[{"id": 1}, {"id": 2}]]
     assert await page.evaluate("orders.position") == "p2"
+
+
+async def test_a_group_that_can_not_be_followed_is_refused_at_once(
+    page: Page, server: ScriptedServer
+) -> None:
+    await connect(page)
+    await page.evaluate("feed.subscribe('orders')")
+    for group, problem in (("'orders'", "already subscribed"), ("7", "a string")):
+        with pytest.raises(Error, match=problem):
+            await page.evaluate(f"() => {{ feed.subscribe({group}, {{}}); }}")
+    await server.accepts_subscriber()
+    assert await told(page, "status") == ["live"]
+
+
+async def test_the_feed_stays_live_while_a_later_subscription_waits(
+    page: Page, server: ScriptedServer
+) -> None:
+    socket = await subscribe(page, server)
+    await page.evaluate("follow('others')")
+    assert (await socket.hears())["group"] == "others"
+    assert await page.evaluate("feed.status") == "live"
+    await socket.says("subscribed", group="others", position="p1")
+    assert len(await told(page, "subscribed", 2)) == 2
+    assert await told(page, "status") == ["live"]
 
 
 @pytest.mark.parametrize("frame", ["reset", "error"])

@@ -110,19 +110,24 @@ export class PgNotify {
     this.open();
   }
 
-  /** @returns {Status} "live" when every subscription has been answered. */
+  /**
+   * @returns {Status} "live" once all that the page follows has been answered on this
+   *   connection. It stays so when another group is asked for: its `subscribed` tells of that.
+   */
   get status() {
     return this.#status;
   }
 
   /**
-   * Follow a group, from now or from a stored position.
+   * Follow a group, from now or from a stored position. Throws if it is followed already.
    * @param {string} group
-   * @param {Handlers} handlers
+   * @param {Handlers} [handlers]
    * @param {{since?: ?string}} [options]
    * @returns {Subscription}
    */
-  subscribe(group, handlers, { since } = {}) {
+  subscribe(group, handlers = {}, { since } = {}) {
+    // The server could not say which subscription it refuses.
+    if (typeof group !== "string") throw new TypeError(`a group is a string, not ${group}`);
     const known = this.#subscriptions.get(group);
     // One that has ended is told so before it is taken out.
     if (known && !known.ended) throw new Error(`already subscribed to ${group}`);
