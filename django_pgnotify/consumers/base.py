@@ -125,7 +125,10 @@ class Subscriber(AsyncConsumer):
         if origin is None:
             return without or "*" in settings.ALLOWED_ORIGINS
         validator = OriginValidator(cast(Any, None), settings.ALLOWED_ORIGINS)
-        return bool(validator.valid_origin(urlparse(origin.decode("latin1"))))
+        try:
+            return bool(validator.valid_origin(urlparse(origin.decode("latin1"))))
+        except ValueError:  # no address: half an IPv6 one, or a port that can't be
+            return False
 
 
 def _overrides(consumer: Subscriber, method: str) -> bool:

@@ -281,7 +281,8 @@ async def test_refused_group_beside_an_allowed_one_is_told() -> None:
 
 @override_settings(PGNOTIFY={"ALLOWED_ORIGINS": ["https://good.example"]})
 @pytest.mark.parametrize(
-    ("origin", "status"), [(b"https://evil.example", 403), (b"https://good.example", 200)]
+    ("origin", "status"),
+    [(b"https://evil.example", 403), (b"https://[::1", 403), (b"https://good.example", 200)],
 )
 async def test_allowed_origins_hold_for_streams(origin: bytes, status: int) -> None:
     source = EventSource("orders")
