@@ -16,7 +16,7 @@ from django.db import DEFAULT_DB_ALIAS
 from ..conf import settings
 from ..events import Event
 from ..exceptions import InvalidDeclaration
-from .session import Session
+from .session import ClientGone, Session
 
 
 class Subscriber(AsyncConsumer):
@@ -77,7 +77,7 @@ class Subscriber(AsyncConsumer):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection; whatever ends it, nothing of it is left behind."""
         self.scope = scope
-        self.base_send = send
+        self._server_send = send
         # May be None, as in every consumer where none is configured.
         self.channel_layer = cast(Any, get_channel_layer(self.channel_layer_alias))
         self.session = Session(
@@ -96,8 +96,19 @@ class Subscriber(AsyncConsumer):
                 await self.dispatch(await receive())
         except StopConsumer:
             pass
+        except ClientGone as gone:
+            # The project's own code has sent something: the server knows what it has raised.
+            raise gone.__cause__ or gone from None
         finally:
             await self.session.close()
+
+    async def base_send(self, message: Any) -> None:
+        """Hand a message to the server, whose errors mean that the client is gone; those of a
+        project's own ``send()`` are mistakes. Uvicorn's is a RuntimeError after a disconnect."""
+        try:
+            await self._server_send(message)
+        except (OSError, RuntimeError) as gone:
+            raise ClientGone(str(gone)) from gone
 
     def more_sources(self) -> list[Any]:
         """Where messages to dispatch come from, beside the server."""

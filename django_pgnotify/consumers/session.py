@@ -26,8 +26,8 @@ REQUESTS_PER_GROUP = 2
 """What an honest client sends at once, at most: it leaves each of its groups and comes back."""
 
 
-class ClientGone(Exception):
-    """The connection does not take frames any more; the server is about to say so."""
+class ClientGone(OSError):
+    """The server does not take frames for this client any more; the cause is what it said."""
 
 
 class Session:
@@ -124,14 +124,21 @@ class Session:
         try:
             await work
         except ClientGone:
-            pass
+            # Or it is not: a time limit that a project puts around the server leaves it there.
+            await self._give_up()
         except snapshots.Failed as failed:
             logger.error("%s: its client is disconnected", failed, exc_info=failed.__cause__)
-            await self._failed()
+            await self._give_up()
         except (Exception, asyncio.CancelledError):
             heed_cancellation()
             logger.exception("a client can't be served any more")
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        try:
             await self._failed()
+        except Exception:  # who is gone need not be told
+            logger.debug("a client could not be disconnected", exc_info=True)
 
     def _go_on(self) -> None:
         if self._is_open and self._requests and not self._is_working:

@@ -158,10 +158,7 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
     async def _write(self, text: str) -> None:
         if self._ended.is_set():
             raise ClientGone
-        try:
-            await self.send_body(text.encode(), more_body=True)
-        except Exception as gone:
-            raise ClientGone from gone
+        await self.send_body(text.encode(), more_body=True)
 
     @property
     def _method(self) -> str:

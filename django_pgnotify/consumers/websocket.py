@@ -19,7 +19,6 @@ from .browser import (
     error,
     parse_request,
 )
-from .session import ClientGone
 
 INTERNAL_ERROR = 4500
 """WebSocket close code for a mistake of the server's. Not 1011: Daphne refuses all codes of an
@@ -64,10 +63,7 @@ class EventConsumer(Subscriber, AsyncWebsocketConsumer):
 
     async def send_frame(self, type: str, text: str, position: str | None) -> None:
         """Send a browser frame."""
-        try:
-            await self.send(text_data=text)
-        except Exception as gone:
-            raise ClientGone from gone
+        await self.send(text_data=text)
 
     async def give_up(self) -> None:
         """Close the connection; the client may try again."""

@@ -896,6 +896,59 @@ async def test_snapshot_whose_connection_is_lost_is_read_again() -> None:
         assert (await browser.receive())["data"] == [2]
 
 
+# A client that takes nothing -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mistake", [KeyError("positon"), RuntimeError("bug"), ConnectionError("no such host")]
+)
+async def test_a_mistake_in_send_is_logged_and_ends_its_own_connection_only(
+    mistake: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Counting(OpenConsumer):
+        async def send(self, text_data: str | None = None, **more: Any) -> None:
+            raise mistake
+
+    async with Browser() as fine, Browser(Counting) as browser:
+        await fine.subscribe("orders")
+        await browser.send(type="subscribe", group="orders")
+        assert (await browser.socket.receive_output(PATIENCE_SECONDS))["code"] == 4500
+        await tell(1, "orders")
+        assert await fine.data() == [1]
+    assert str(mistake) in caplog.text
+
+
+@pytest.mark.parametrize("answer", [OSError("gone"), RuntimeError("closed"), TimeoutError()])
+@pytest.mark.parametrize("takes_close", [True, False])
+async def test_a_server_that_takes_nothing_any_more_ends_the_connection_without_a_word(
+    answer: Exception, takes_close: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer = OpenConsumer.as_asgi()
+
+    async def unwilling(scope: Any, receive: Any, send: Any) -> None:
+        async def refuse(message: Any) -> None:
+            if message["type"] == "websocket.send":
+                refused.set()
+                raise answer
+            if message["type"] == "websocket.close" and not takes_close:
+                raise answer
+            await send(message)
+
+        await consumer(scope, receive, refuse)  # type: ignore[arg-type]
+
+    refused = asyncio.Event()
+    browser = Browser()
+    browser.socket = WebsocketCommunicator(unwilling, "/events/")
+    async with browser:
+        await browser.send(type="subscribe", group="orders")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await refused.wait()
+        if takes_close:
+            closed = await browser.socket.receive_output(PATIENCE_SECONDS)
+            assert closed["type"] == "websocket.close"
+    assert not [one for one in caplog.records if one.levelname in ("WARNING", "ERROR")]
+
+
 # revoke() ---------------------------------------------------------------------------------
 
 

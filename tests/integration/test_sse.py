@@ -318,6 +318,23 @@ async def test_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> N
             texts += (await source.http.receive_output())["body"].decode()
 
 
+async def test_a_mistake_in_send_body_is_logged_and_ends_the_stream(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Counting(OpenStream):
+        async def send_body(self, body: bytes, *, more_body: bool = False) -> None:
+            if b"event: events" in body:
+                raise KeyError("positon")
+            await super().send_body(body, more_body=more_body)
+
+    async with EventSource("orders", consumer=Counting) as source:
+        await source.receive()
+        await tell(1, "orders")
+        with pytest.raises(EOFError):
+            await source.receive()
+    assert "positon" in caplog.text
+
+
 async def test_disconnected_stream_leaves_nothing() -> None:
     before = asyncio.all_tasks()
     async with EventSource("orders") as source:
