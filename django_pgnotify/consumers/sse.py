@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 15.0
 """Proxies close a connection that is silent for a minute, some after 30 seconds."""
 
+STALLED_SECONDS = 120.0
+"""A server that waits for its clients keeps one for ever that does not read: HTTP has no ping. Time
+for the largest frame, 512 KiB, over a line of 4.4 KB a second."""
+
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -153,7 +157,19 @@ class EventStreamConsumer(Subscriber, AsyncHttpConsumer):
             self.session.request(Subscribe(group, since, is_authorized=True))
         while not self._ended.is_set():
             await asyncio.sleep(KEEP_ALIVE_SECONDS)
-            await self._write(": keep-alive\n\n")
+            try:
+                async with asyncio.timeout(STALLED_SECONDS):
+                    # Where frames wait for the client, this does too: it costs them no timer.
+                    await self._write(": keep-alive\n\n")
+            except TimeoutError:
+                await self._give_up_stalled()
+                return
+
+    async def _give_up_stalled(self) -> None:
+        """Keep nothing for the client but the end of the stream, after which it comes again."""
+        logger.info("a client does not read its stream", extra={"action": "stream_stalled"})
+        await self.session.close()
+        await self.send_body(b"")
 
     async def _write(self, text: str) -> None:
         if self._ended.is_set():

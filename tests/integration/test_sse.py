@@ -78,6 +78,17 @@ class EventSource:
         return [event["data"] for event in frame["events"]]
 
 
+async def until_no_hub() -> None:
+    """Wait until nobody reads the ledger for a client; a backend ends a moment later."""
+    hubs = (
+        "SELECT 1 FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE %s"
+    )
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await query(hubs, "django_pgnotify hub%"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 async def test_stream_has_headers_frames_and_ids() -> None:
     async with EventSource("orders") as source:
         headers = dict(source.start["headers"])
@@ -318,6 +329,38 @@ async def test_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> N
             texts += (await source.http.receive_output())["body"].decode()
 
 
+async def test_a_stream_that_nobody_reads_keeps_nothing_and_ends_when_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.01)
+    monkeypatch.setattr(sse, "STALLED_SECONDS", 0.1)
+    reads = asyncio.Event()
+    reads.set()
+    stream = OpenStream.as_asgi()
+
+    async def patient(scope: Any, receive: Any, send: Any) -> None:
+        async def wait_for_reader(message: Any) -> None:
+            await reads.wait()
+            await send(message)
+
+        await stream(scope, receive, wait_for_reader)  # type: ignore[arg-type]
+
+    source = EventSource("orders")
+    source.http = HttpCommunicator(patient, "GET", "/events/?group=orders")
+    async with source:
+        await source.receive()
+        reads.clear()
+        await publish(1, "orders")
+        await relay()
+        await until_no_hub()
+        reads.set()
+        with pytest.raises(EOFError):
+            await source.receive()
+    async with EventSource("orders", last_id=source.last_id) as source:
+        assert (await source.receive())["recovered"] is True
+        assert await source.data() == [1]
+
+
 async def test_a_mistake_in_send_body_is_logged_and_ends_the_stream(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -340,13 +383,7 @@ async def test_disconnected_stream_leaves_nothing() -> None:
     async with EventSource("orders") as source:
         await source.receive()
     assert asyncio.all_tasks() == before
-    hubs = (
-        "SELECT 1 FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name LIKE %s"
-    )
-    async with asyncio.timeout(PATIENCE_SECONDS):  # a backend ends a moment after its client
-        while await query(hubs, "django_pgnotify hub%"):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until_no_hub()
 
 
 async def test_a_stream_that_ends_calls_the_hook_of_channels() -> None:
