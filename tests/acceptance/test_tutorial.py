@@ -270,10 +270,24 @@ async def test_the_page_shows_what_the_tutorial_says(shop: Shop, visits: Visits)
     ]:
         shop.do(block)
         await page.wait_for_function(SHOWS, arg=lines)
+    shop.execute(TOO_LARGE)
+    await page.wait_for_function(SHOWS, arg=["Tea: read anew"])
     assert visits.hosts == {f"127.0.0.1:{shop.port}"}
     # The browser asks for an icon by itself, and the tutorial has none.
     assert [one for one in visits.complaints if "404" not in one] == []
 
+
+TOO_LARGE = """
+BEGIN;
+SET LOCAL session_replication_role = replica;
+UPDATE orders_order SET status = 'read anew';
+SELECT pgnotify_append(
+    'order_changes', 'orders.order', json_build_array(json_build_object('kind', 'update', 'pk', id,
+    'changed', '{}'::text[], 'groups', '{orders}'::text[], 'truncated', true))::text, '{}'
+) FROM orders_order;
+COMMIT
+"""
+"""The event of an update without its data."""
 
 SHOWS = """lines => JSON.stringify(
     [...document.querySelectorAll("#orders li")].map((line) => line.textContent)
