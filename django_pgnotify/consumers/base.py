@@ -51,9 +51,10 @@ class Subscriber(AsyncConsumer):
     async def authorize(self, group: str) -> bool:
         """May this client have the group's events? Refuses everything until overridden.
 
-        Asked, with ``self.scope`` at hand, before a group is joined and once it is live,
-        before a replay, before a snapshot is sent, and on ``revoke(group)``. An exception is a
-        refusal.
+        Asked, with ``self.scope`` at hand, at each subscription, before a snapshot is sent, and
+        whenever someone may have been revoked: by ``revoke(group)``, while the group was being
+        joined, or in a history that has ended. An exception is a refusal; a database that is
+        away is waited for.
         """
         return False
 
