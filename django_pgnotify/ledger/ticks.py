@@ -17,9 +17,6 @@ from ..exceptions import PgnotifyError
 
 Connection = AsyncConnection[Any]
 
-SNAPSHOT_OF_NOTHING = "1:1:"
-"""What tick 0 has seen."""
-
 
 class NotTheLatestTick(PgnotifyError):
     """Another session has stored a tick meanwhile, or a dump was restored: begin anew."""
@@ -115,22 +112,11 @@ async def tick_by_number(connection: Connection, schema: str, number: int) -> Ti
     return None if row is None else _tick(row)
 
 
-async def store_tick(connection: Connection, schema: str, previous: Tick) -> Tick | None:
-    """Store and return the next tick, or None if there is nothing new since `previous`.
-
-    Returns when the tick is durable. Raises NotTheLatestTick if `previous` is not the latest.
-    """
-    bits = random_bits()
-    parameters = {"n": previous.number, "previous": previous.snapshot, "bits": bits}
-    return await _store(connection, _in_schema(STORE_IF_NEW, schema), parameters)
-
-
 async def store_tick_of_now(connection: Connection, schema: str, previous: Tick) -> Tick:
     """Store and return a tick that leaves out everything until now. Raises NotTheLatestTick."""
     parameters = {"n": previous.number, "bits": random_bits()}
-    tick = await _store(connection, _in_schema(STORE_NOW, schema), parameters)
-    assert tick is not None  # STORE_NOW knows no other condition than the one that raises
-    return tick
+    (row,) = await store_by(connection, _in_schema(STORE_NOW, schema), parameters)
+    return _tick(row[1:])
 
 
 def random_bits() -> int:
@@ -139,40 +125,19 @@ def random_bits() -> int:
 
 
 TICKS: LiteralString = "SELECT number, snapshot::text, bits FROM {schema}.django_pgnotify_tick"
-# Scalar subqueries with ORDER BY and LIMIT, not EXISTS (which drops both): only so does the
-# planner go by the index on xid, whatever it believes about a table that empties all day.
-NEW_ROWS: LiteralString = """
-    (SELECT xid FROM {schema}.django_pgnotify_ledger
-        WHERE xid >= pg_snapshot_xmax(%(previous)s::pg_snapshot)
-            AND pg_visible_in_snapshot(xid, s)
-        ORDER BY xid LIMIT 1) IS NOT NULL
-    OR (SELECT xid FROM {schema}.django_pgnotify_ledger
-        WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip(%(previous)s::pg_snapshot)))
-            AND pg_visible_in_snapshot(xid, s)
-        ORDER BY xid LIMIT 1) IS NOT NULL
-"""
 # Conditional on the latest number; two sessions that both find it so collide in the key.
-STORE: LiteralString = """
+STORE_NOW: LiteralString = """
 WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS s),
 latest AS MATERIALIZED (
     SELECT number FROM {schema}.django_pgnotify_tick ORDER BY number DESC LIMIT 1),
 stored AS (
     INSERT INTO {schema}.django_pgnotify_tick (number, snapshot, bits)
     SELECT %(n)s::bigint + 1, s, %(bits)s FROM now, latest
-    WHERE latest.number = %(n)s AND ({condition})
+    WHERE latest.number = %(n)s
     RETURNING number, snapshot::text, bits)
 SELECT latest.number, stored.number, stored.snapshot, stored.bits
 FROM latest LEFT JOIN stored ON true
 """
-STORE_IF_NEW: LiteralString = STORE.replace("{condition}", NEW_ROWS)
-STORE_NOW: LiteralString = STORE.replace("{condition}", "true")
-
-
-async def _store(
-    connection: Connection, query: sql.Composed, parameters: dict[str, Any]
-) -> Tick | None:
-    (row,) = await store_by(connection, query, parameters)
-    return tick_of(row[1:])
 
 
 async def store_by(
@@ -185,7 +150,6 @@ async def store_by(
     """Run a query of this form: each row begins with the latest tick's number, and with number,
     snapshot and bits of the one that it stored, or nulls. Raises NotTheLatestTick."""
     try:
-        # By default not prepared: a plan for all snapshots guesses how many xids follow one.
         cursor = await connection.execute(query, parameters, prepare=prepare)
         rows: list[tuple[Any, ...]] = await cursor.fetchall()
     except errors.UniqueViolation as error:

@@ -21,11 +21,11 @@ from django_pgnotify.ledger.ticks import (
     latest_tick,
     mark_sent,
     schema_of_ledger,
-    store_tick,
 )
 from tests.hub_kit import Browser
 from tests.own_server import PUBLISH, QUICK, StartPlace, data_upto, in_thread, migrate
 from tests.pglisten import StartPglisten
+from tests.ticking import store_tick
 
 ROUNDS = 60
 ROWS = 60

@@ -27,6 +27,7 @@ from django_pgnotify.relay import pace
 from django_pgnotify.relay.gate import Gate, State
 from tests.pglisten import StartPglisten, execute, publish, receive_data
 from tests.servers.process import free_port
+from tests.ticking import store_tick
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -247,7 +248,7 @@ class Sleeper:
 
     async def look(self) -> bool:
         self.bell.clear()
-        found = await ticks.store_tick(self._leader, "public", self.tick)
+        found = await store_tick(self._leader, "public", self.tick)
         self.tick = found or self.tick
         return found is not None
 

@@ -24,6 +24,7 @@ from django_pgnotify.ledger.taking import take_tick
 from django_pgnotify.ledger.ticks import Tick
 from django_pgnotify.relay.leader import Leader, lock_key, somebody_leads
 from tests.pglisten import execute, publish
+from tests.ticking import store_tick
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -49,17 +50,7 @@ def caught_up() -> None:
     call_command("pglisten", once=True)
 
 
-async def take_only(connection: Any, schema: str, previous: Tick) -> Tick | None:
-    """The tick that take_tick() stores, without its rows."""
-    taken = await take_tick(connection, schema, previous)
-    return None if taken is None else taken[0]
-
-
-both_ways = pytest.mark.parametrize("store_tick", [ticks.store_tick, take_only])
-
-
-@both_ways
-def test_second_storer_of_the_same_number_is_told_to_step_down(store_tick: Any) -> None:
+def test_second_storer_of_the_same_number_is_told_to_step_down() -> None:
     async def store_twice(one: Any, two: Any) -> None:
         previous = await ticks.latest_tick(one, "public")
         assert await store_tick(one, "public", previous) is None
@@ -73,8 +64,7 @@ def test_second_storer_of_the_same_number_is_told_to_step_down(store_tick: Any) 
     on_connections(store_twice)
 
 
-@both_ways
-def test_storers_at_the_same_moment_collide_in_the_key(store_tick: Any) -> None:
+def test_storers_at_the_same_moment_collide_in_the_key() -> None:
     async def collide(one: Any, two: Any) -> None:
         previous = await ticks.latest_tick(one, "public")
         await one.execute("SELECT pgnotify_publish('t', '1')")
@@ -90,8 +80,7 @@ def test_storers_at_the_same_moment_collide_in_the_key(store_tick: Any) -> None:
     on_connections(collide)
 
 
-@both_ways
-def test_tick_read_back_is_the_one_that_was_stored(store_tick: Any) -> None:
+def test_tick_read_back_is_the_one_that_was_stored() -> None:
     async def read_back(one: Any, two: Any) -> None:
         previous = await ticks.latest_tick(one, "public")
         await one.execute("SELECT pgnotify_publish('t', '1')")
@@ -106,11 +95,10 @@ def test_tick_read_back_is_the_one_that_was_stored(store_tick: Any) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        ticks._in_schema(ticks.STORE_IF_NEW, "public").as_bytes(),
         taking._query("public", nothing_ran=True),
         taking._query("public", nothing_ran=False),
     ],
-    ids=["store", "take", "take after running ones"],
+    ids=["take", "take after running ones"],
 )
 def test_search_for_news_goes_by_the_index_whatever_the_statistics_say(
     query: bytes,
@@ -216,7 +204,7 @@ def test_many_or_large_rows_are_left_to_the_reader(number: int, size: int) -> No
 async def next_tick(connection: Any) -> tuple[Tick, Tick]:
     """The latest tick, and the one that is stored now."""
     previous = await ticks.latest_tick(connection, "public")
-    tick = await ticks.store_tick(connection, "public", previous)
+    tick = await store_tick(connection, "public", previous)
     assert tick is not None
     return previous, tick
 
