@@ -131,15 +131,6 @@ async def look(connection: AsyncConnection[Any], schema: str, numbers: Collectio
     return Look(epoch=epoch, latest=latest, trimmed=trimmed, ticks=ticks)
 
 
-async def resolve(
-    connection: AsyncConnection[Any], schema: str, token: str
-) -> Tick | ResetReason:
-    """The tick that a token was given for, or "epoch", "expired" or "unknown"."""
-    position = Position.parse(token)
-    numbers = () if position is None else (position.tick,)
-    return (await look(connection, schema, numbers)).resolve(position)
-
-
 TICKS: LiteralString = (
     "SELECT number, snapshot::text, bits FROM {schema}.django_pgnotify_tick"
     " WHERE number = ANY(%s::bigint[])"

@@ -14,7 +14,7 @@ from django.db import models, transaction
 
 from django_pgnotify import Event, NotifyTrigger, notify, on_event
 from django_pgnotify.connecting import connect
-from django_pgnotify.ledger.positions import look, resolve
+from django_pgnotify.ledger.positions import Position, look
 from tests import tables
 from tests.handler_kit import TABLE, handle_now, publish_rows
 from tests.hub_kit import Browser, query, relay, tell
@@ -243,7 +243,9 @@ def current_token() -> str:
 def resolution(token: str) -> Any:
     async def read() -> Any:
         async with await connect("default", application_name="test") as conn:
-            return await resolve(conn, "public", token)
+            position = Position.parse(token)
+            assert position is not None
+            return (await look(conn, "public", [position.tick])).resolve(position)
 
     return async_to_sync(read)()
 
