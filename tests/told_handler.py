@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -50,6 +51,15 @@ async def obey_in_the_loop(event: Event) -> None:
     match str(event.data):
         case "block its thread":
             await sync_to_async(threading.Event().wait)()
+        case "exit in gather":
+            await asyncio.gather(sync_to_async(sys.exit)(7), asyncio.sleep(0))
+        case "exit in wait_for":
+            await asyncio.wait_for(sync_to_async(sys.exit)(7), 60)
+        case "exit in a group":
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(sync_to_async(sys.exit)(7))
+        case "exit and nobody waits":
+            asyncio.create_task(sync_to_async(sys.exit)(7))  # noqa: RUF006 - that is the case
         case "take no cancellation":
             while True:
                 with suppress(asyncio.CancelledError):

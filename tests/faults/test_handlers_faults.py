@@ -8,7 +8,7 @@ from collections import defaultdict
 import pytest
 
 from tests.handler_kit import HANDLERS, parked, publish_rows, wait_until, words
-from tests.pglisten import Process, StartPglisten, execute
+from tests.pglisten import Process, StartPglisten, execute, publish
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -94,6 +94,27 @@ def test_handler_that_exits_does_not_end_pglisten(pglisten: Process) -> None:
     wait_until(lambda: words() == [(2, "other"), (3, "later")])
     assert pglisten.process.poll() is None
     assert "SystemExit: 7" in parked()[0][1]
+
+
+@pytest.mark.parametrize("what", ["gather", "wait_for", "a group"])
+def test_handler_that_exits_in_a_branch_does_not_end_pglisten(
+    pglisten: Process, what: str
+) -> None:
+    publish("told_async", f"exit in {what}")
+    pglisten.wait_for("parked")
+    publish("told_async", "later")
+    wait_until(lambda: words() == [(None, "later")])
+    assert pglisten.process.poll() is None
+    assert "SystemExit: 7" in parked()[0][1]
+
+
+def test_branch_that_exits_behind_its_call_does_not_end_pglisten(pglisten: Process) -> None:
+    publish("told_async", "exit and nobody waits")
+    pglisten.wait_for("SystemExit: 7")
+    publish("told_async", "later")
+    wait_until(lambda: (None, "later") in words())
+    assert pglisten.process.poll() is None
+    assert parked() == []
 
 
 def test_parked_event_is_retried_by_the_running_pglisten(pglisten: Process) -> None:

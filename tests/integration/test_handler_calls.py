@@ -125,6 +125,71 @@ def test_each_async_call_has_a_connection_of_its_own_which_is_closed_behind_it()
     wait_until_gone(list(dict(pids)))
 
 
+def test_branch_that_outlives_its_call_goes_on_and_its_connections_are_closed(
+    settings: Any,
+) -> None:
+    settings.PGNOTIFY |= {"HANDLER_ATTEMPTS": 1}
+    may_fail, may_go_on, has_ended = (asyncio.Event() for _ in range(3))
+    pids: list[int] = []
+
+    async def go_on() -> None:
+        pids.append(await sync_to_async(backend)())
+        may_fail.set()
+        await may_go_on.wait()
+        pids.append(await sync_to_async(backend)())
+        has_ended.set()
+
+    async def fail() -> None:
+        await may_fail.wait()
+        raise ValueError("one of many")
+
+    @on_event("t")
+    async def gather(event: Event) -> None:
+        if event.pk == 1:
+            await asyncio.gather(go_on(), fail())
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await may_fail.wait()
+            await sync_to_async(wait_until_gone)(pids)
+            may_go_on.set()
+            await has_ended.wait()
+            await sync_to_async(wait_until_gone)(pids)
+
+    publish_rows("t", (1, 1), (2, 2))
+    handle_now()
+    assert len(parked()) == 1
+    assert len(set(pids)) == 2
+
+
+def test_branch_whose_query_runs_on_behind_its_call_blocks_no_other(settings: Any) -> None:
+    settings.PGNOTIFY |= {"HANDLER_ATTEMPTS": 1}
+    has_begun, other_came = threading.Event(), threading.Event()
+    kept: list[bool] = []
+
+    def query() -> None:
+        has_begun.set()
+        kept.append(other_came.wait(PATIENCE_SECONDS))
+
+    async def ask_twice() -> None:
+        await sync_to_async(time.sleep)(0.2)  # meanwhile the call fails
+        await sync_to_async(query)()
+
+    async def fail() -> None:
+        raise ValueError("one of many")
+
+    @on_event("t")
+    async def gather(event: Event) -> None:
+        if event.pk == 1:
+            await asyncio.gather(ask_twice(), fail())
+        assert await sync_to_async(has_begun.wait)(PATIENCE_SECONDS)
+        await asyncio.sleep(0)
+        other_came.set()
+
+    publish_rows("t", (1, 1), (2, 2))
+    handle_now()
+    assert len(parked()) == 1
+    assert kept == [True]
+
+
 def test_connection_of_an_async_function_behind_a_decorator_is_closed_too() -> None:
     pids: list[int] = []
 
