@@ -65,10 +65,10 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
                 f"on_event: {name} handles {known.topic!r} already. Give each topic "
                 "a function of its own."
             )
-        if known is not None and place_of(known.function) != place_of(function):
+        if known is not None and not _is_the_same(known.function, function):
             raise InvalidDeclaration(
                 f"on_event: another function is called {name}. Give this one a name of its own: "
-                "its progress is kept by it."
+                "its progress is kept by it. (A decorator keeps a name by functools.wraps.)"
             )
         _check_takes_an_event(name, function)
         _check_runs(name, function)
@@ -107,6 +107,24 @@ def _check_runs(name: str, function: Callable[..., object]) -> None:
             f"on_event: {name} is a generator function, whose body would not run when it is"
             " called. Take the yield out."
         )
+
+
+def _is_the_same(known: Callable[..., object], function: Callable[..., object]) -> bool:
+    """True if it is known, or if its module has been imported again. One place may define many
+    functions, in a factory or behind a decorator: those differ."""
+    if known == function:
+        return True
+    old, new = inspect.unwrap(known), inspect.unwrap(function)
+    if old is new or place_of(old) != place_of(new):
+        return False
+    code = getattr(new, "__code__", None)
+    # A reload keeps the globals; it defines again what stands at the top of the module.
+    is_at_the_top = code is not None and code.co_qualname.isidentifier()
+    return is_at_the_top or _globals_of(old) is not _globals_of(new)
+
+
+def _globals_of(function: Callable[..., object]) -> object:
+    return getattr(function, "__globals__", None)
 
 
 def place_of(function: Callable[..., object] | None) -> object:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from decimal import Decimal
-from functools import partial
+from functools import partial, wraps
 from html import unescape
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -528,6 +532,61 @@ def test_wrong_start_and_a_name_taken_twice_are_refused() -> None:
         on_event("v")(lambda event: 2)
     with pytest.raises(InvalidDeclaration, match="has no name"):
         on_event("w")(partial(handle))
+
+
+def bare(function: Callable[[Event], None]) -> Callable[[Event], None]:
+    """A decorator that hides the name."""
+
+    def wrapper(event: Event) -> None:
+        function(event)
+
+    return wrapper
+
+
+def test_two_functions_that_one_place_defines_are_refused() -> None:
+    def first(event: Event) -> None: ...
+
+    def second(event: Event) -> None: ...
+
+    def wrapped(n: int) -> Callable[[Event], None]:
+        return wraps(first)(lambda event: print(n))
+
+    class Sender:
+        def send(self, event: Event) -> None: ...
+
+    pairs = [
+        ("behind_a_decorator", bare(first), bare(second)),
+        ("around_the_same", wrapped(1), wrapped(2)),
+        ("made_in_a_loop", *(lambda event, n=n: print(n) for n in range(2))),
+        ("methods", Sender().send, Sender().send),
+    ]
+    for topic, one, other in pairs:
+        on_event(topic)(one)
+        on_event(topic)(one)
+        with pytest.raises(InvalidDeclaration, match="a name of its own"):
+            on_event(topic)(other)
+
+
+def test_module_that_is_imported_again_registers_its_handlers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_again.py").write_text(
+        "from functools import wraps\n"
+        "from django_pgnotify import on_event\n"
+        "def loud(function):\n"
+        "    return wraps(function)(lambda event: function(event))\n"
+        "@on_event('t')\n"
+        "def plain(event): ...\n"
+        "@on_event('t')\n"
+        "@loud\n"
+        "def decorated(event): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("imported_again")
+    importlib.reload(module)
+    monkeypatch.delitem(sys.modules, "imported_again")
+    importlib.import_module("imported_again")
+    monkeypatch.delitem(sys.modules, "imported_again")
 
 
 def test_a_handler_that_can_not_take_an_event_is_refused() -> None:
