@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -74,10 +74,12 @@ class Handlers:
         self._runners: list[HandlerRunner] = []
         self._stopping = asyncio.Event()
 
-    def wake(self) -> None:
-        """Say that a tick has been stored."""
+    def wake(self, topics: Collection[str] | None) -> None:
+        """Say that a tick has been stored, with events of these topics or, for None, of any. The
+        other handlers come by their poll: at each tick they would find nothing."""
         for runner in self._runners:
-            runner.wake()
+            if topics is None or runner.handler.topic in topics:
+                runner.wake()
 
     def stop(self) -> None:
         """Begin no further call; ``run`` ends when those under way have."""

@@ -24,7 +24,8 @@ SAVE: LiteralString = """
     INSERT INTO {schema}.django_pgnotify_handler AS known (name, tick, identity)
     VALUES (%s, %s, %s)
     ON CONFLICT (name) DO UPDATE
-    SET tick = excluded.tick, identity = excluded.identity, ahead = '{{}}'
+    SET tick = excluded.tick, identity = excluded.identity,
+        ahead = CASE WHEN %s THEN known.ahead ELSE '{{}}' END
     WHERE known.tick < excluded.tick OR known.identity <> excluded.identity
 """
 KEEP_AHEAD: LiteralString = """
@@ -92,9 +93,9 @@ class HandlerStore:
         for handler in handlers:
             row = await (await self._run(PROGRESS, handler.name)).fetchone()
             if row is None and handler.start == "oldest":
-                await self.save(handler.name, await self._oldest(now))
+                await self.save(handler.name, await self._oldest(now), keep_ahead=False)
             elif row is None or not self.identity.continues(row[1]):
-                await self.save(handler.name, now)
+                await self.save(handler.name, now, keep_ahead=False)
 
     async def begin(self, handler: Handler, now: Tick) -> tuple[Tick, Sequence[str]]:
         """Where a registered handler goes on, and what it has handled beyond."""
@@ -103,7 +104,10 @@ class HandlerStore:
         tick = await tick_by_number(self._connection, self.schema, number)
         if tick is None:
             log_expired(handler.name, number)
-        return tick or await self._oldest(now), ahead
+            tick = await self._oldest(now)
+            # What is done beyond it is kept beside it.
+            await self.save(handler.name, tick, keep_ahead=True)
+        return tick, ahead
 
     async def is_beyond(self, name: str, tick: Tick) -> bool:
         """True if the handler's stored place is beyond this tick."""
@@ -115,9 +119,10 @@ class HandlerStore:
         oldest = row and await tick_by_number(self._connection, self.schema, row[0])
         return oldest or now
 
-    async def save(self, name: str, tick: Tick) -> None:
-        """Record that everything up to the tick is handled or parked. Never goes back."""
-        await self._run(SAVE, name, tick.number, self.identity.text)
+    async def save(self, name: str, tick: Tick, *, keep_ahead: bool) -> None:
+        """Record that everything up to the tick is handled or parked. Never goes back. To write
+        what is done beyond it anew would be too much for each step."""
+        await self._run(SAVE, name, tick.number, self.identity.text, keep_ahead)
 
     async def keep_ahead(self, name: str, tick: Tick, ids: Collection[str]) -> None:
         """Record what is handled beyond the tick, if the handler still stands there."""

@@ -7,12 +7,17 @@ beyond it that are done too, at a stop above all: then the next start repeats no
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
 from ..ledger.ticks import Tick
 from .calls import Calls
 from .parking import HandlerStore
+
+QUIET_SAVE_SECONDS = 1.0
+"""Between two records of a place that moves over ticks without an event for the handler. Every
+handler would write at each tick, on one connection. Retention, which waits for it, has minutes."""
 
 
 @dataclass(slots=True)
@@ -22,6 +27,8 @@ class Stretch:
     upto: Tick
     pending: int = 0
     read: bool = False
+    is_quiet: bool = True
+    """No event of the handler was in it."""
     done: list[str] = field(default_factory=list)
     """Ids of those that `Calls` remembers as handled."""
 
@@ -46,7 +53,8 @@ class Reached:
         self._store = store
         self._calls = calls
         self._stopping = stopping
-        self._stored = begin
+        self._upto = self._stored = begin
+        self._saved_at = time.monotonic()
         self._stretches: deque[Stretch] = deque()
         self._is_kept = not calls.handled
 
@@ -66,7 +74,9 @@ class Reached:
         await self._advance()
 
     def has_done(self, stretch: Stretch, event_id: str) -> bool:
-        """True if the event is handled already, by an earlier session or start."""
+        """Note that the stretch has this event; True if it is handled already, by an earlier
+        session or start."""
+        stretch.is_quiet = False
         if event_id not in self._calls.handled:
             return False
         stretch.done.append(event_id)
@@ -87,22 +97,39 @@ class Reached:
 
     async def keep_ahead(self) -> None:
         """Store what is done beyond the tick, if that is news: the next start leaves it out."""
+        await self.save()
         if self._is_kept:
             return
         self._is_kept = True
         await self._store.keep_ahead(self._name, self._stored, self._calls.handled)
 
+    async def save(self, *, at_once: bool = True) -> None:
+        """Store the place, if it has moved over quiet stretches and is not stored: each second."""
+        if self._upto is self._stored:
+            return
+        if at_once or time.monotonic() - self._saved_at >= QUIET_SAVE_SECONDS:
+            await self._save([])
+
     async def _advance(self) -> None:
         over: list[str] = []
-        upto: Tick | None = None
+        is_quiet = True
         while self._stretches and self._stretches[0].is_over:
             stretch = self._stretches.popleft()
-            upto = stretch.upto
+            self._upto = stretch.upto
             over += stretch.done
-        if upto is not None:
-            await self._store.save(self._name, upto)
-            self._stored = upto
-            self._calls.forget(over)
-            self._is_kept = not self._calls.handled
+            is_quiet = is_quiet and stretch.is_quiet
+        if is_quiet:
+            await self.save(at_once=False)
+        else:
+            await self._save(over)
         if self._stopping.is_set():
             await self.keep_ahead()
+
+    async def _save(self, over: list[str]) -> None:
+        # At once: what is kept ahead meanwhile comes behind it on the connection.
+        self._stored = self._upto
+        self._saved_at = time.monotonic()
+        is_more = len(self._calls.handled) > len(over)
+        await self._store.save(self._name, self._stored, keep_ahead=is_more)
+        self._calls.forget(over)
+        self._is_kept = self._is_kept or not is_more

@@ -80,6 +80,7 @@ class HandlerRunner:
                 tasks.create_task(self._keep_ahead())
             tasks.create_task(self._retries.run(self._stopping, for_ever=upto is None))
             await self._read_all(connection, upto, tasks)
+        await self._reached.save()
 
     async def _keep_ahead(self) -> None:
         """Now and then, and at once at a stop: one that hangs may let it never come to its end."""
@@ -104,6 +105,7 @@ class HandlerRunner:
                 return
             else:
                 self._reached.forget_rest()
+                await self._reached.save(at_once=False)
                 await self._wait_for_news()
 
     async def _step(self, connection: Connection, done: Tick, target: Tick) -> Tick:

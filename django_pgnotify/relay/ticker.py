@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import aclosing
 
 from ..conf import settings
@@ -39,7 +39,7 @@ class Ticker:
         start: Start,
         queue: FrameQueue,
         metrics: Metrics,
-        on_tick: Callable[[], None],
+        on_tick: Callable[[Collection[str] | None], None],
         full: FullLedger,
     ) -> None:
         self.tick = start.tick
@@ -87,8 +87,9 @@ class Ticker:
             taken = await take_tick(connection, self._leader.schema, self.tick)
         if taken is None:
             return False
-        self._on_tick()
-        await self._read(*taken, is_long=True)
+        tick, few = taken
+        self._on_tick(None if few is None else {row.topic for row in few})
+        await self._read(tick, few, is_long=True)
         return True
 
     async def empty_if_full(self) -> bool:
@@ -100,7 +101,7 @@ class Ticker:
         self.tick = tick
         self._chain = Chain(floor=tick.number)
         self._last_control = tick.number
-        self._on_tick()
+        self._on_tick(None)
         return True
 
     async def _read(

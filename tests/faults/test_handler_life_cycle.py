@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ TERMINATE = (
     " WHERE datname = current_database() AND application_name = %s"
 )
 PLACE = "SELECT tick FROM django_pgnotify_handler WHERE name LIKE '%%.obey'"
+AHEAD = "SELECT cardinality(ahead) FROM django_pgnotify_handler WHERE name LIKE '%%.obey'"
 
 
 def lose_the_connection(pglisten: Process, role: str = "listener") -> None:
@@ -78,6 +80,49 @@ def test_a_stop_in_the_middle_of_a_transaction_repeats_nothing(
     second = start_pglisten(**HANDLERS, SHUTDOWN_SECONDS=0.5)
     wait_until(lambda: len(words()) >= 180)  # what is not behind the one that hangs
     assert stop(second) == 0
+    assert repeated() == []
+
+
+@needs_handled
+def test_a_kill_repeats_nothing_that_was_recorded_before_the_place_moved(
+    start_pglisten: StartPglisten, tmp_path: Path
+) -> None:
+    pglisten = start_pglisten(**HANDLERS)
+    pglisten.wait_for("listening")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for pk, path in enumerate((first, second)):  # a tick each
+        publish_rows("told", (pk, str(path)))
+        wait_until(lambda pk=pk, path=path: (pk, str(path)) in words("begun"))
+    publish_rows("told", *((2 + n % 5, n) for n in range(30)))
+    wait_until(lambda: execute(AHEAD) == (30,))
+    before = execute(PLACE)
+    first.touch()
+    wait_until(lambda: execute(PLACE) != before)
+    pglisten.process.kill()
+    pglisten.wait()
+    second.touch()
+    assert start_pglisten("--once", **HANDLERS).wait() == 0
+    assert len(words()) == 32
+    assert repeated() == []
+
+
+@needs_handled
+def test_a_stop_repeats_nothing_though_the_place_had_expired(
+    start_pglisten: StartPglisten,
+) -> None:
+    assert start_pglisten("--once", **HANDLERS).wait() == 0
+    execute("UPDATE django_pgnotify_handler SET tick = -5")
+    execute(
+        "DELETE FROM django_pgnotify_ledger"
+    )  # what other tests left comes from the oldest on
+    publish_rows("told", (1, "raise"), *((2 + n % 3, n) for n in range(20)))
+    pglisten = start_pglisten(**HANDLERS | {"HANDLER_BACKOFF_SECONDS": 60.0})
+    wait_until(lambda: len(words()) == 20)
+    assert stop(pglisten) == 0
+    assert "were trimmed" in pglisten.output()
+    second = start_pglisten("--once", **HANDLERS)
+    assert second.wait() == 0
+    assert "were trimmed" not in second.output()
     assert repeated() == []
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 
+from django_pgnotify.handling.reached import QUIET_SAVE_SECONDS
 from tests.handler_kit import HANDLERS, parked, publish_rows, wait_until, words
 from tests.pglisten import Process, StartPglisten, execute, publish
 
@@ -155,3 +158,37 @@ def test_handler_that_is_stuck_keeps_vacuum_from_nothing(pglisten: Process) -> N
     )
     publish_rows("told", (2, "marker"))
     wait_until(lambda: execute(in_transaction) == (0,))
+
+
+SAVES = """
+    CREATE TABLE saves (name text);
+    CREATE FUNCTION note_save() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN INSERT INTO saves VALUES (new.name); RETURN NULL; END';
+    CREATE TRIGGER note_save AFTER UPDATE ON django_pgnotify_handler
+        FOR EACH ROW EXECUTE FUNCTION note_save()
+"""
+FORGET_SAVES = """
+    DROP TRIGGER note_save ON django_pgnotify_handler;
+    DROP FUNCTION note_save; DROP TABLE saves
+"""
+SAVED = "SELECT count(*) FROM saves WHERE name LIKE %s"
+
+
+@pytest.fixture
+def saves(no_handlers: None) -> Iterator[None]:
+    """Count what is written about the progress of handlers."""
+    execute(SAVES)
+    yield
+    execute(FORGET_SAVES)
+
+
+@pytest.mark.usefixtures("saves")
+def test_handler_without_events_records_its_place_seldom_and_follows(pglisten: Process) -> None:
+    begin = time.monotonic()
+    for n in range(30):
+        publish_rows("told", (1, n))
+        wait_until(lambda n=n: execute(SAVED, "%.obey") == (n + 1,))
+    (quiet,) = execute(SAVED, "%.obey_in_the_loop")
+    assert quiet <= (time.monotonic() - begin) / QUIET_SAVE_SECONDS + 1
+    behind = "SELECT (SELECT max(number) FROM django_pgnotify_tick) - min(tick) FROM"
+    wait_until(lambda: execute(f"{behind} django_pgnotify_handler") == (0,))

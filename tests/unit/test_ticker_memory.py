@@ -29,7 +29,7 @@ def ticker() -> Ticker:
         start=cast("Any", start),
         queue=unused,
         metrics=Metrics(),
-        on_tick=lambda: None,
+        on_tick=lambda topics: None,
         full=unused,
     )
 
