@@ -16,6 +16,7 @@ from ..conf import settings
 from ..events import Event, dumps, loads
 from ..handlers import Handler
 from .calling import call
+from .order import Order, Turn
 
 MAX_AHEAD = 20_000
 """Ids of events handled while an earlier one is not, about 2 MB of Python for each handler and 200
@@ -37,13 +38,21 @@ class Calls:
         self._handler = handler
         self._identity = ""
         self._places = asyncio.Semaphore(settings.HANDLER_CONCURRENCY)
-        self._by_event: dict[tuple[str, datetime], Outcome] = {}
+        self._by_event: dict[tuple[str, datetime], tuple[Event, Outcome]] = {}
         """By key and time: after a fail-over an id may be another event's."""
 
     @property
     def running(self) -> Collection[Outcome]:
         """Those under way."""
-        return self._by_event.values()
+        return [call for _, call in self._by_event.values()]
+
+    def begin_order(self) -> Order:
+        """The order of a new session: behind the calls that are under way, each in its turn."""
+        order = Order()
+        for event, running in self._by_event.values():
+            turn = order.join(event)
+            running.add_done_callback(partial(_end, order, turn))
+        return order
 
     def belong_to(self, identity: str) -> None:
         """Forget what was handled in another history: an id may be another event's here."""
@@ -66,10 +75,12 @@ class Calls:
         self.handled = {key for key in self.handled if key.startswith(PARKED)}
 
     async def outcome(
-        self, key: str, event: Event, may_begin: Callable[[], Awaitable[None]]
+        self, key: str, event: Event, turn: Turn, may_begin: Callable[[], Awaitable[None]]
     ) -> str | None:
-        """Call the handler once, or wait for the call that runs; the traceback if it raised. What
-        `may_begin` raises keeps a new one from beginning."""
+        """Call the handler once in its turn, or wait for the call that runs, whose turn has come;
+        the traceback if it raised. What `may_begin` raises keeps a new one from beginning."""
+        if (key, event.at) not in self._by_event:
+            await turn.wait()
         if key in self.handled:
             return None
         if (key, event.at) not in self._by_event:
@@ -80,7 +91,7 @@ class Calls:
             except BaseException:
                 self._places.release()
                 raise
-        running = self._by_event[key, event.at]
+        _, running = self._by_event[key, event.at]
         # Whoever is cancelled here leaves it running.
         await asyncio.wait([running])
         return running.result()
@@ -88,7 +99,7 @@ class Calls:
     def _begin(self, key: str, event: Event) -> None:
         name = f"{self._handler.name} {key}"
         running = asyncio.create_task(call(self._handler, anew(event)), name=name)
-        self._by_event[key, event.at] = running
+        self._by_event[key, event.at] = event, running
         running.add_done_callback(partial(self._ended, key, event.at, self._identity))
 
     def _ended(self, key: str, at: datetime, identity: str, ended: Outcome) -> None:
@@ -97,6 +108,10 @@ class Calls:
         succeeded = not ended.cancelled() and ended.result() is None
         if succeeded and identity == self._identity:
             self.note_handled(key)
+
+
+def _end(order: Order, turn: Turn, _: Outcome) -> None:
+    order.end(turn)
 
 
 def anew(event: Event) -> Event:

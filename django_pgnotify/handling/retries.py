@@ -78,8 +78,7 @@ class Retries:
         key = f"{PARKED}{parked.id}"
         turn = self._order.join(event)
         try:
-            await turn.wait()
-            error = await self._calls.outcome(key, event, self._may_begin)
+            error = await self._calls.outcome(key, event, turn, self._may_begin)
         finally:
             self._order.end(turn)
         if error is None:

@@ -19,7 +19,7 @@ from ..ledger.reader import Expired, read_range
 from ..ledger.rows import events_of
 from ..ledger.ticks import Connection, Tick, latest_tick, tick_by_number
 from .calls import Calls
-from .order import Order, Room, Turn
+from .order import Room, Turn
 from .parking import HandlerStore, log_expired
 from .reached import Reached, Stretch
 from .retries import Retries, Stopping
@@ -58,7 +58,7 @@ class HandlerRunner:
         self._using = using
         self._still_leading = still_leading
         self._room = Room()
-        self._order = Order()
+        self._order = calls.begin_order()
         self._reached = Reached(handler.name, store, calls, begin, self._stopping)
         self._retries = Retries(handler.name, store, calls, self._order, self._may_begin)
 
@@ -159,7 +159,6 @@ class HandlerRunner:
 
     async def _in_turn(self, event: Event, turn: Turn, size: int, stretch: Stretch) -> None:
         try:
-            await turn.wait()
             await self._attempts(event, turn)
         except Stopping:
             return
@@ -176,7 +175,7 @@ class HandlerRunner:
             rng=lambda: 0.0,  # nobody else waits for the same: no jitter, but what the docs say
         )
         for attempt in range(1, settings.HANDLER_ATTEMPTS + 1):
-            error = await self._calls.outcome(event.id, event, self._may_begin)
+            error = await self._calls.outcome(event.id, event, turn, self._may_begin)
             if error is None:
                 return
             if attempt == settings.HANDLER_ATTEMPTS:

@@ -24,6 +24,7 @@ TERMINATE = (
     " WHERE datname = current_database() AND application_name = %s"
 )
 PLACE = "SELECT tick FROM django_pgnotify_handler WHERE name LIKE '%%.obey'"
+PARKED = "SELECT count(*) FROM django_pgnotify_parked"
 AHEAD = "SELECT cardinality(ahead) FROM django_pgnotify_handler WHERE name LIKE '%%.obey'"
 
 
@@ -142,6 +143,28 @@ def test_call_goes_on_over_a_lost_connection_and_is_not_begun_again(
     assert [what for pk, what in words() if pk] == ["slow", "behind it"]
     wait_until(lambda: (None, "slow") in words())
     assert words("begun").count((None, "slow")) == 1
+
+
+@needs_handled
+def test_retry_runs_beside_no_call_that_goes_on_over_a_lost_connection(
+    start_pglisten: StartPglisten, tmp_path: Path
+) -> None:
+    pglisten = start_pglisten(**HANDLERS)
+    pglisten.wait_for("listening")
+    publish_rows("told", (1, "raise"))
+    wait_until(lambda: execute(PARKED) == (1,))
+    path = tmp_path / "may end"
+    publish_rows("told", (1, str(path)))
+    wait_until(lambda: (1, str(path)) in words("begun"))
+    event = "replace(event, '\"raise\"', '\"mended\"')"
+    execute(f"UPDATE django_pgnotify_parked SET event = {event}, retry = true")
+    lose_the_connection(pglisten)
+    # The retries that are asked for are looked at before the ledger is read.
+    publish_rows("told", (2, "marker"))
+    wait_until(lambda: (2, "marker") in words())
+    path.touch()
+    wait_until(lambda: execute(PARKED) == (0,))
+    assert [what for pk, what in words() if pk == 1] == [str(path), "mended"]
 
 
 @needs_handled
