@@ -40,9 +40,10 @@ PARK: LiteralString = """
     VALUES (%s, %s, %s, %s)
 """
 REQUESTED: LiteralString = """
-    SELECT id, event FROM {schema}.django_pgnotify_parked
+    SELECT id, octet_length(event) FROM {schema}.django_pgnotify_parked
     WHERE retry AND handler = %s AND id <> ALL (%s) ORDER BY id LIMIT %s
 """
+TEXT: LiteralString = "SELECT event FROM {schema}.django_pgnotify_parked WHERE retry AND id = %s"
 FORGET: LiteralString = "DELETE FROM {schema}.django_pgnotify_parked WHERE id = %s"
 PARK_AGAIN: LiteralString = """
     UPDATE {schema}.django_pgnotify_parked
@@ -55,13 +56,8 @@ class Parked:
     """A parked event that somebody asked to retry."""
 
     id: int
-    text: str
-    """The event as JSON."""
-    using: str
-
-    def event(self) -> Event:
-        """Build it; whatever an error there may be if somebody has rewritten the row."""
-        return Event.from_json(loads(self.text), using=self.using)
+    size: int
+    """Bytes of its JSON."""
 
 
 def log_expired(name: str, number: int) -> None:
@@ -137,7 +133,16 @@ class HandlerStore:
     ) -> list[Parked]:
         """Parked events of a handler that somebody asked to retry, the oldest first."""
         rows = await (await self._run(REQUESTED, name, list(except_ids), limit)).fetchall()
-        return [Parked(id=row[0], text=row[1], using=self._using) for row in rows]
+        return [Parked(id=row[0], size=row[1]) for row in rows]
+
+    async def text_of(self, parked: Parked) -> str | None:
+        """The event as JSON; None if it is not to be retried any more."""
+        row = await (await self._run(TEXT, parked.id)).fetchone()
+        return row and str(row[0])
+
+    def event_of(self, text: str) -> Event:
+        """Build it; whatever an error there may be if somebody has rewritten the row."""
+        return Event.from_json(loads(text), using=self._using)
 
     async def forget(self, parked: Parked) -> None:
         """The retry succeeded."""

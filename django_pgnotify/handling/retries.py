@@ -9,13 +9,13 @@ from contextlib import suppress
 
 from ..events import Event
 from .calls import PARKED, Calls
-from .order import Order
+from .order import Order, Room
 from .parking import HandlerStore, Parked
 
 RETRY_POLL_SECONDS = 2.0
 """Between looks for parked events that somebody asked to retry."""
 RETRIES_AT_ONCE = 100
-"""Parked events of one handler that are held at once, of up to 16 MiB each."""
+"""Parked events of one handler that are held at once, if `Room` has room for their bytes."""
 
 
 class Stopping(Exception):
@@ -41,6 +41,7 @@ class Retries:
         self._calls = calls
         self._order = order
         self._may_begin = may_begin
+        self._room = Room()
         self._under_way: set[int] = set()
 
     async def run(self, stopping: asyncio.Event, *, for_ever: bool) -> None:
@@ -50,6 +51,7 @@ class Retries:
                 room = RETRIES_AT_ONCE - len(self._under_way)
                 found = await self._store.requested(self._name, self._under_way, room)
                 for parked in found:
+                    await self._room.enter(parked.size)
                     self._under_way.add(parked.id)
                     tasks.create_task(self._retry(parked))
                 if not for_ever and not self._under_way:
@@ -64,15 +66,21 @@ class Retries:
 
     async def _retry(self, parked: Parked) -> None:
         """Then it is gone, or parked with the new traceback."""
-        with suppress(Stopping):
-            try:
-                event = parked.event()
-            except Exception:  # somebody has written into the table
-                await self._store.park_again(parked, traceback.format_exc())
-            else:
-                await self._in_turn(parked, event)
+        text = await self._store.text_of(parked)
+        if text is not None:
+            with suppress(Stopping):
+                await self._retry_text(parked, text)
+        self._room.leave(parked.size)
         self._under_way.discard(parked.id)
         self.news.set()
+
+    async def _retry_text(self, parked: Parked, text: str) -> None:
+        try:
+            event = self._store.event_of(text)
+        except Exception:  # somebody has written into the table
+            await self._store.park_again(parked, traceback.format_exc())
+        else:
+            await self._in_turn(parked, event)
 
     async def _in_turn(self, parked: Parked, event: Event) -> None:
         key = f"{PARKED}{parked.id}"

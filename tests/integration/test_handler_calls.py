@@ -17,7 +17,9 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 
 from django_pgnotify import Event, on_event
+from django_pgnotify.conf import MIB
 from django_pgnotify.exceptions import InvalidDeclaration
+from django_pgnotify.handling import order
 from django_pgnotify.models import ParkedEvent
 from tests.handler_kit import handle_now, parked, publish_rows
 from tests.pglisten import execute, publish
@@ -327,3 +329,31 @@ def test_retry_never_runs_beside_another_event_of_its_row(settings: Any) -> None
     handle_now()
     assert parked() == []
     assert most == 1
+
+
+def test_retries_of_large_events_come_as_far_as_there_is_room(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert order.WAITING_BYTES == 64 * MIB
+    monkeypatch.setattr(order, "WAITING_BYTES", 1000)
+    settings.PGNOTIFY |= {"HANDLER_ATTEMPTS": 1}
+    works = False
+    running: set[int] = set()
+    together: set[frozenset[int]] = set()
+
+    @on_event("t")
+    def keep(event: Event) -> None:
+        if not works:
+            raise ValueError("not yet")
+        running.add(event.pk)
+        time.sleep(0.2)
+        together.add(frozenset(running))
+        running.remove(event.pk)
+
+    publish_rows("t", *((n, "x" * 900) for n in range(3)))
+    handle_now()
+    ParkedEvent.objects.update(retry=True)
+    works = True
+    handle_now()
+    assert parked() == []
+    assert together == {frozenset({n}) for n in range(3)}
