@@ -76,7 +76,7 @@ class Handlers:
 
     def wake(self, topics: Collection[str] | None) -> None:
         """Say that a tick has been stored, with events of these topics or, for None, of any. The
-        other handlers come by their poll: at each tick they would find nothing."""
+        other handlers come by themselves, now and then: at each tick they would find nothing."""
         for runner in self._runners:
             if topics is None or runner.handler.topic in topics:
                 runner.wake()

@@ -43,7 +43,9 @@ REQUESTED: LiteralString = """
     SELECT id, octet_length(event) FROM {schema}.django_pgnotify_parked
     WHERE retry AND handler = %s AND id <> ALL (%s) ORDER BY id LIMIT %s
 """
-TEXT: LiteralString = "SELECT event FROM {schema}.django_pgnotify_parked WHERE retry AND id = %s"
+TEXT: LiteralString = (
+    "SELECT event FROM {schema}.django_pgnotify_parked WHERE retry AND id = %s"
+)
 FORGET: LiteralString = "DELETE FROM {schema}.django_pgnotify_parked WHERE id = %s"
 PARK_AGAIN: LiteralString = """
     UPDATE {schema}.django_pgnotify_parked

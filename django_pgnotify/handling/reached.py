@@ -15,9 +15,10 @@ from ..ledger.ticks import Tick
 from .calls import Calls
 from .parking import HandlerStore
 
-QUIET_SAVE_SECONDS = 1.0
-"""Between two records of a place that moves over ticks without an event for the handler. Every
-handler would write at each tick, on one connection. Retention, which waits for it, has minutes."""
+QUIET_SECONDS = 5.0
+"""Between two looks for the ticks without an event for the handler, and two records of a place that
+has moved over such. Every handler would read and write at each tick, and all write on one
+connection. Retention, which waits for the place, has minutes."""
 
 
 @dataclass(slots=True)
@@ -104,10 +105,10 @@ class Reached:
         await self._store.keep_ahead(self._name, self._stored, self._calls.handled)
 
     async def save(self, *, at_once: bool = True) -> None:
-        """Store the place, if it has moved over quiet stretches and is not stored: each second."""
+        """Store the place, if it has moved over quiet stretches and is not stored."""
         if self._upto is self._stored:
             return
-        if at_once or time.monotonic() - self._saved_at >= QUIET_SAVE_SECONDS:
+        if at_once or time.monotonic() - self._saved_at >= QUIET_SECONDS:
             await self._save([])
 
     async def _advance(self) -> None:

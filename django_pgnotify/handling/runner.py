@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 
@@ -21,7 +22,7 @@ from ..ledger.ticks import Connection, Tick, latest_tick, tick_by_number
 from .calls import Calls
 from .order import Room, Turn
 from .parking import HandlerStore, log_expired
-from .reached import Reached, Stretch
+from .reached import QUIET_SECONDS, Reached, Stretch
 from .retries import Retries, Stopping
 
 logger = logging.getLogger("django_pgnotify")
@@ -116,7 +117,8 @@ class HandlerRunner:
 
     async def _wait_for_news(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(settings.POLL_SECONDS):
+            # Not all handlers at the same moment: the busy one would wait behind sixty.
+            async with asyncio.timeout(QUIET_SECONDS * (1 - random.random() / 2)):
                 await self._news.wait()
 
     async def _read(

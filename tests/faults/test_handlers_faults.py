@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from django_pgnotify.handling.reached import QUIET_SAVE_SECONDS
+from django_pgnotify.handling.reached import QUIET_SECONDS
 from tests.handler_kit import HANDLERS, parked, publish_rows, wait_until, words
 from tests.pglisten import Process, StartPglisten, execute, publish
 
@@ -189,6 +189,6 @@ def test_handler_without_events_records_its_place_seldom_and_follows(pglisten: P
         publish_rows("told", (1, n))
         wait_until(lambda n=n: execute(SAVED, "%.obey") == (n + 1,))
     (quiet,) = execute(SAVED, "%.obey_in_the_loop")
-    assert quiet <= (time.monotonic() - begin) / QUIET_SAVE_SECONDS + 1
+    assert quiet <= (time.monotonic() - begin) / QUIET_SECONDS + 1
     behind = "SELECT (SELECT max(number) FROM django_pgnotify_tick) - min(tick) FROM"
     wait_until(lambda: execute(f"{behind} django_pgnotify_handler") == (0,))
