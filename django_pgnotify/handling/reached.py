@@ -127,10 +127,10 @@ class Reached:
             await self.keep_ahead()
 
     async def _save(self, over: list[str]) -> None:
-        # At once: what is kept ahead meanwhile comes behind it on the connection.
+        # At once: what is done meanwhile is news, and what is kept ahead comes behind this.
         self._stored = self._upto
         self._saved_at = time.monotonic()
         is_more = len(self._calls.handled) > len(over)
+        self._is_kept = self._is_kept or not is_more
         await self._store.save(self._name, self._stored, keep_ahead=is_more)
         self._calls.forget(over)
-        self._is_kept = self._is_kept or not is_more
