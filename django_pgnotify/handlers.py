@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import CellType
 from typing import Literal, TypeVar
 
 from .events import Event
 from .exceptions import InvalidDeclaration, InvalidGroup
 from .groups import check_group
+
+logger = logging.getLogger("django_pgnotify")
 
 Start = Literal["now", "oldest"]
 Function = TypeVar("Function", bound=Callable[[Event], object | Awaitable[object]])
@@ -20,7 +25,7 @@ class Handler:
     """A registered function."""
 
     name: str
-    """Dotted name of the function: the key of its durable progress."""
+    """Dotted name of the function, or ``name:topic``: the key of its durable progress."""
     topic: str
     function: Callable[[Event], object | Awaitable[object]]
     start: Start
@@ -42,11 +47,11 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
 
     Each call gets an Event of its own. A sync function runs in a thread of its own, an async one in
     the event loop, with a thread of its own for the ORM; database connections of that thread are
-    closed after the call. Progress is kept for each database by the function's dotted name: a
-    renamed handler is a new one. A new one begins with what is relayed from now on
-    (``start="now"``), which is all
-    there is if nothing ever was, or with the oldest event of the ledger (``"oldest"``). Raises
-    InvalidDeclaration if that name is taken by another function, or an argument is not valid.
+    closed after the call. Progress is kept for each database by the function's dotted name (for its
+    second topic, and further ones, by ``name:topic``): a renamed handler is a new one. A new one
+    begins with what is relayed from now on (``start="now"``), which is all there is if nothing ever
+    was, or with the oldest event of the ledger (``"oldest"``). Raises InvalidDeclaration if that
+    name is taken by another function, or an argument is not valid.
     """
     if callable(topic):
         raise InvalidDeclaration('on_event names a topic: write @on_event("orders").')
@@ -58,24 +63,26 @@ def on_event(topic: str, *, start: Start = "now") -> Callable[[Function], Functi
         raise InvalidDeclaration(f"on_event: start={start!r} must be 'now' or 'oldest'.")
 
     def register(function: Function) -> Function:
-        name = _dotted_name(function)
-        known = _registered.get(name)
-        if known is not None and known.topic != topic:
-            raise InvalidDeclaration(
-                f"on_event: {name} handles {known.topic!r} already. Give each topic "
-                "a function of its own."
-            )
-        if known is not None and not _is_the_same(known.function, function):
-            raise InvalidDeclaration(
-                f"on_event: another function is called {name}. Give this one a name of its own: "
-                "its progress is kept by it. (A decorator keeps a name by functools.wraps.)"
-            )
+        name = _name(function, topic)
         _check_takes_an_event(name, function)
         _check_runs(name, function)
         _registered[name] = Handler(name=name, topic=topic, function=function, start=start)
         return function
 
     return register
+
+
+def _name(function: Callable[..., object], topic: str) -> str:
+    """What its progress is kept by: its dotted name, and the topic if it is not its first one."""
+    name = _dotted_name(function)
+    known = _registered.get(name)
+    if known is not None and known.topic != topic:
+        _check_same_place(name, known.function, function)
+        name = f"{name}:{topic}"
+        known = _registered.get(name)
+    if known is not None and known.function != function:
+        _check_may_replace(name, known.function, function)
+    return name
 
 
 def _dotted_name(function: Callable[..., object]) -> str:
@@ -109,22 +116,55 @@ def _check_runs(name: str, function: Callable[..., object]) -> None:
         )
 
 
-def _is_the_same(known: Callable[..., object], function: Callable[..., object]) -> bool:
-    """True if it is known, or if its module has been imported again. One place may define many
-    functions, in a factory or behind a decorator: those differ."""
-    if known == function:
-        return True
+def _check_may_replace(
+    name: str, known: Callable[..., object], function: Callable[..., object]
+) -> None:
+    """Let a module that is imported again define its functions again. One place may define many,
+    in a factory or behind a decorator: those differ. A function within a function may be defined
+    again when that runs again, as a test does; then the one of before is called no more."""
+    _check_same_place(name, known, function)
     old, new = inspect.unwrap(known), inspect.unwrap(function)
-    if old is new or place_of(old) != place_of(new):
-        return False
     code = getattr(new, "__code__", None)
     # A reload keeps the globals; it defines again what stands at the top of the module.
-    is_at_the_top = code is not None and code.co_qualname.isidentifier()
-    return is_at_the_top or _globals_of(old) is not _globals_of(new)
+    is_at_the_top = code is not None and code.co_qualname.isidentifier() and old is not new
+    if is_at_the_top or _globals_of(old) is not _globals_of(new):
+        return
+    if inspect.ismethod(new) or _is_being_imported(new):
+        raise _taken(name)
+    logger.warning(
+        "on_event: %s is registered again: the function of before is called no more.", name
+    )
+
+
+def _check_same_place(
+    name: str, known: Callable[..., object], function: Callable[..., object]
+) -> None:
+    old, new = inspect.unwrap(known), inspect.unwrap(function)
+    if place_of(old) != place_of(new) or _closed_over(old) != _closed_over(new):
+        raise _taken(name)
+
+
+def _taken(name: str) -> InvalidDeclaration:
+    return InvalidDeclaration(
+        f"on_event: another function is called {name}. Give this one a name of its own: "
+        "its progress is kept by it. (A decorator keeps a name by functools.wraps.)"
+    )
+
+
+def _closed_over(function: Callable[..., object]) -> list[object]:
+    """Places of the functions that it knows by its closure: a decorator's one, for instance."""
+    cells = getattr(function, "__closure__", None) or ()
+    values = [cell.cell_contents for cell in cells if cell != CellType()]
+    return [place_of(value) for value in values if inspect.isfunction(value)]
 
 
 def _globals_of(function: Callable[..., object]) -> object:
     return getattr(function, "__globals__", None)
+
+
+def _is_being_imported(function: Callable[..., object]) -> bool:
+    spec = getattr(sys.modules.get(function.__module__), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))  # CPython's importlib
 
 
 def place_of(function: Callable[..., object] | None) -> object:

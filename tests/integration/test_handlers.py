@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from decimal import Decimal
-from functools import partial, wraps
+from functools import partial
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
@@ -525,8 +525,6 @@ def test_wrong_start_and_a_name_taken_twice_are_refused() -> None:
         on_event("t", start="yesterday")  # type: ignore[arg-type]
     on_event("t")(handle)
     on_event("t")(handle)
-    with pytest.raises(InvalidDeclaration, match="a function of its own"):
-        on_event("u")(handle)
     on_event("v")(lambda event: 1)
     with pytest.raises(InvalidDeclaration, match="a name of its own"):
         on_event("v")(lambda event: 2)
@@ -548,16 +546,11 @@ def test_two_functions_that_one_place_defines_are_refused() -> None:
 
     def second(event: Event) -> None: ...
 
-    def wrapped(n: int) -> Callable[[Event], None]:
-        return wraps(first)(lambda event: print(n))
-
     class Sender:
         def send(self, event: Event) -> None: ...
 
     pairs = [
         ("behind_a_decorator", bare(first), bare(second)),
-        ("around_the_same", wrapped(1), wrapped(2)),
-        ("made_in_a_loop", *(lambda event, n=n: print(n) for n in range(2))),
         ("methods", Sender().send, Sender().send),
     ]
     for topic, one, other in pairs:
@@ -565,6 +558,71 @@ def test_two_functions_that_one_place_defines_are_refused() -> None:
         on_event(topic)(one)
         with pytest.raises(InvalidDeclaration, match="a name of its own"):
             on_event(topic)(other)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    ["lambda n: lambda event: print(n)", "lambda n: wraps(base)(lambda event: print(n))"],
+)
+def test_functions_that_a_module_makes_in_a_loop_are_refused(
+    factory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made_in_a_loop.py").write_text(
+        "from functools import wraps\n"
+        "from django_pgnotify import on_event\n"
+        "def base(event): ...\n"
+        f"make = {factory}\n"
+        "for n in range(2):\n"
+        "    on_event('t')(make(n))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidDeclaration, match="a name of its own"):
+        importlib.import_module("made_in_a_loop")
+
+
+def test_a_function_that_runs_again_registers_its_handler_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[Any] = []
+
+    def register(word: str) -> None:
+        @on_event("t")
+        def handle(event: Event) -> None:
+            seen.append(word)
+
+    register("before")
+    register("after")
+    assert "is registered again" in caplog.text
+    publish("t", 1)
+    handle_now()
+    assert seen == ["after"]
+
+
+def test_a_function_may_take_several_topics_each_with_a_place_of_its_own() -> None:
+    seen: list[Any] = []
+
+    @on_event("a")
+    @on_event("b")
+    def handle(event: Event) -> None:
+        seen.append((event.topic, event.data))
+
+    def made_for(topic: str) -> None:
+        on_event(topic)(lambda event: seen.append((event.topic, event.data)))
+
+    for topic in ("c", "d"):
+        made_for(topic)
+    for topic in "abcd":
+        publish(topic, 1)
+    handle_now()
+    handle_now()
+    assert sorted(seen) == [("a", 1), ("b", 1), ("c", 1), ("d", 1)]
+    (names,) = execute("SELECT array_agg(name) FROM django_pgnotify_handler")
+    assert sorted(name.rpartition(".")[2] for name in names) == [
+        "<lambda>",
+        "<lambda>:d",
+        "handle",
+        "handle:a",
+    ]
 
 
 def test_module_that_is_imported_again_registers_its_handlers_again(
