@@ -34,6 +34,13 @@ from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", "pglisten", *sys.argv[1:]])
 """
 LAYER = {"default": {"BACKEND": "django_pgnotify.layers.PostgresChannelLayer"}}
+NO_REDIS = {
+    "default": {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "CONFIG": {"hosts": ["redis://127.0.0.1:1/0"]},
+    }
+}
+"""A channel layer that is down."""
 
 
 class Process:

@@ -66,7 +66,7 @@ class Progress:
         self._news.set()
 
     async def wait_sent(self, number: int) -> None:
-        """Wait until the tick of this number has been sent. For one waiter at a time."""
+        """Wait until the tick of this number has been sent."""
         while self.sent.number < number:
             self._moved.clear()
             await self._moved.wait()

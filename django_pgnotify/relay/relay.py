@@ -48,6 +48,9 @@ class Relay:
         self._leader = leader
         self._gate = gate
         self._start = start
+        self._caught_up = asyncio.Event()
+        self._committed_before = start.tick.number
+        """Tick that a relay which is live has sent, once it is known."""
         self._handlers = Handlers(
             handlers, schema=leader.schema, using=alias, still_leading=leader.still_leading
         )
@@ -119,19 +122,26 @@ class Relay:
         self.connections.append(connection)
         return connection
 
-    async def wait_for_handlers(self) -> None:
-        """Return when they have their connections."""
+    async def wait_connected(self) -> None:
+        """Return when the handlers have their connections too."""
         await self._handlers.ready.wait()
+
+    async def wait_live(self) -> None:
+        """Return when all that `catch_up` has read is sent."""
+        await self._caught_up.wait()
+        await self._progress.wait_sent(self._committed_before)
 
     def stop_handling(self) -> None:
         """Begin no further call."""
         self._handlers.stop()
 
     async def catch_up(self, stopping: asyncio.Event) -> None:
-        """Read all there is, and return when it has been sent."""
+        """Read all there is. Who waits for it to be sent, waits as long as the layer is down:
+        then no tick would be stored, and handlers would get nothing."""
         async with self._gate.kept_shut():
             await self._ticker.catch_up(stopping)
-            await self._progress.wait_sent(self._ticker.tick.number)
+        self._committed_before = self._ticker.tick.number
+        self._caught_up.set()
 
     async def empty_if_full(self) -> None:
         """Empty a ledger in which the triggers have stopped to write, if all is done with."""

@@ -143,14 +143,19 @@ class Session:
         for name, coroutine in work.items():
             beside.append(self._start(tasks, name, coroutine))
         handling = self._start(tasks, "handlers", relay.handle())
+        beside.append(self._start(tasks, "announce", self._announce(relay)))
         await relay.catch_up(self._stopping)
-        await relay.wait_for_handlers()
-        if not self._stopping.is_set():
-            logger.info("listening", extra={"action": "listening"})
-            self._on_ready()
         await relay.run(listener.bell, self._stopping)
         await relay.finish()
         await asyncio.wait([handling])
+
+    async def _announce(self, relay: Relay) -> None:
+        """Beside the relay, which reads on however long the channel layer is down."""
+        await relay.wait_connected()
+        self._on_ready()
+        await relay.wait_live()
+        if not self._stopping.is_set():
+            logger.info("listening", extra={"action": "listening"})
 
     async def _keep_alive(self, listener: Listener, leader: Leader) -> None:
         """Prove the way of the bell again and again, which also shows the server that we live."""
@@ -196,6 +201,7 @@ async def relay_once(alias: str, metrics: Metrics, handlers: HandlersToRun) -> b
                 ]
                 beside.append(tasks.create_task(leader.keep_alive(), name="keep alive"))
                 await relay.catch_up(asyncio.Event())
+                await relay.wait_live()
                 await relay.handle(read_only=True)
                 await relay.empty_if_full()
                 await end(beside)

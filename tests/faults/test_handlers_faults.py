@@ -11,7 +11,7 @@ import pytest
 
 from django_pgnotify.handling.reached import QUIET_SECONDS
 from tests.handler_kit import HANDLERS, parked, publish_rows, wait_until, words
-from tests.pglisten import Process, StartPglisten, execute, publish
+from tests.pglisten import NO_REDIS, Process, StartPglisten, execute, publish
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -139,6 +139,50 @@ def test_handlers_go_on_after_their_backends_were_terminated(pglisten: Process) 
     )
     publish_rows("told", (2, "after"))
     wait_until(lambda: (2, "after") in words())
+
+
+TERMINATE = (
+    "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity"
+    " WHERE datname = current_database() AND application_name = 'django_pgnotify listener'"
+)
+READ_ONLY = (
+    "DO $$ BEGIN EXECUTE format('ALTER DATABASE %%I SET default_transaction_read_only = {}',"
+    " current_database()); END $$"
+)
+
+
+def test_channel_layer_that_is_down_holds_up_no_handler_at_a_start_or_a_reconnect(
+    start_pglisten: StartPglisten,
+) -> None:
+    assert start_pglisten("--once", **HANDLERS).wait() == 0
+    publish_rows("told", (1, "before the start"))
+    pglisten = start_pglisten(**HANDLERS, layers=NO_REDIS)
+    wait_until(lambda: (1, "before the start") in words())
+    publish_rows("told", (2, "after it"))
+    wait_until(lambda: (2, "after it") in words())
+    assert execute(TERMINATE) == (True,)
+    pglisten.wait_for("disconnected")
+    publish_rows("told", (3, "during the reconnect"))
+    wait_until(lambda: (3, "during the reconnect") in words())
+    publish_rows("told", (4, "after it"))
+    wait_until(lambda: (4, "after it") in words())
+    assert "listening" not in pglisten.output()
+
+
+def test_who_has_worked_outlives_a_refusal_though_its_channel_layer_was_always_down(
+    start_pglisten: StartPglisten,
+) -> None:
+    publish_rows("told", (1, "before the start"))
+    pglisten = start_pglisten(**HANDLERS, layers=NO_REDIS, RECONNECT_MAX_SECONDS=0.2)
+    wait_until(lambda: (1, "before the start") in words())
+    execute(READ_ONLY.format("on"))
+    try:
+        assert execute(TERMINATE) == (True,)
+        pglisten.wait_for("is read-only")
+    finally:
+        execute(READ_ONLY.format("off"))
+    publish_rows("told", (2, "after it"))
+    wait_until(lambda: (2, "after it") in words())
 
 
 def test_handler_that_is_stuck_keeps_vacuum_from_nothing(pglisten: Process) -> None:

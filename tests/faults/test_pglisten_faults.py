@@ -15,6 +15,7 @@ from channels_redis.core import RedisChannelLayer
 from django.db import connection
 
 from tests.pglisten import (
+    NO_REDIS,
     WAIT_SECONDS,
     Process,
     StartPglisten,
@@ -55,12 +56,6 @@ def events_around(
 
 
 ALL = ["before", "meanwhile", "after"]
-NO_REDIS = {
-    "default": {
-        "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": ["redis://127.0.0.1:1/0"]},
-    }
-}
 
 
 @pytest.mark.parametrize("role", ["listener", "leader", "reader", "gate"])
