@@ -41,6 +41,10 @@ DELETE_FROM_THE_FUTURE: LiteralString = """
     DELETE FROM {schema}.django_pgnotify_ledger
     WHERE NOT pg_visible_in_snapshot(xid, pg_current_snapshot())
 """
+# Asked for in the original, which does it.
+FORGET_RETRIES: LiteralString = """
+    UPDATE {schema}.django_pgnotify_parked SET retry = false WHERE retry
+"""
 
 
 class AnotherHistory(PgnotifyError):
@@ -102,6 +106,7 @@ async def unsent_ticks(connection: Connection, schema: str, after: Tick) -> Asyn
 async def _start_at_now(connection: Connection, schema: str, identity: Identity) -> Tick:
     # Before the tick, so that it has seen all rows that are left.
     await connection.execute(_in_schema(DELETE_FROM_THE_FUTURE, schema))
+    await connection.execute(_in_schema(FORGET_RETRIES, schema))
     tick = await store_tick_of_now(connection, schema, await latest_tick(connection, schema))
     parameters = {"identity": identity.text, "number": tick.number}
     await connection.execute(_in_schema(START_AT_NOW, schema), parameters)

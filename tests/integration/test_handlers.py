@@ -27,7 +27,7 @@ from django_pgnotify import Event, NotifyTrigger, event_context, on_event
 from django_pgnotify.exceptions import InvalidDeclaration, InvalidGroup
 from django_pgnotify.models import ParkedEvent
 from tests import tables
-from tests.handler_kit import forget_handlers, handle_now, parked, publish_rows
+from tests.handler_kit import FAST, forget_handlers, handle_now, parked, publish_rows
 from tests.pglisten import execute, publish
 from tests.shop.models import Customer, Order
 
@@ -379,6 +379,28 @@ def test_restored_copy_calls_no_handler_with_what_the_original_wrote() -> None:
     publish("t", "of the copy")
     handle_now()
     assert seen == ["of the copy"]
+
+
+def test_restored_copy_does_no_retry_that_was_asked_for_in_the_original(settings: Any) -> None:
+    settings.PGNOTIFY = {**FAST, "HANDLER_ATTEMPTS": 1}
+    seen: list[Any] = []
+
+    def mail(event: Event) -> None:
+        seen.append(event.data)
+        assert len(seen) > 1
+
+    on_event("t")(mail)
+    publish("t", "of the original")
+    handle_now()
+    execute("UPDATE django_pgnotify_parked SET retry = true")
+    execute("UPDATE django_pgnotify_state SET identity = '1:00000001:2:elsewhere'")
+    execute("UPDATE django_pgnotify_handler SET identity = '1:00000001:2:elsewhere'")
+    handle_now()
+    assert seen == ["of the original"]
+    execute("UPDATE django_pgnotify_parked SET retry = true")
+    handle_now()
+    assert seen == ["of the original", "of the original"]
+    assert parked() == []
 
 
 def test_handler_gets_the_whole_event_of_a_trigger() -> None:
