@@ -19,6 +19,13 @@ TABLES: dict[LiteralString, LiteralString] = {
     "django_pgnotify_parked": "SELECT, INSERT, UPDATE, DELETE",
 }
 """What the relay does with each table."""
+LATER_COLUMNS = (("django_pgnotify_handler", "ahead"),)
+"""Those that tables have got since: a ledger without them waits for ``migrate``. Its version is not
+compared, since what an upgrade adds must not end the code before it."""
+HAS_COLUMN: LiteralString = """
+    SELECT EXISTS (SELECT FROM pg_attribute
+        WHERE attrelid = to_regclass(%s) AND attname = %s AND NOT attisdropped)
+"""
 
 
 async def check(connection: Connection) -> str:
@@ -52,13 +59,21 @@ async def check_server(connection: Connection) -> str:
 
 
 async def check_ledger(connection: Connection) -> str:
-    """Return the ledger's schema, or refuse a database without one."""
+    """Return the ledger's schema, or refuse a database without one, or with an older one."""
     schema = await schema_of_ledger(connection)
     if schema is None:
         raise LedgerMissing(
             f"The ledger is not installed in {place(connection)}, or not in the listener's"
             " search_path. Run `manage.py migrate django_pgnotify`."
         )
+    for table, column in LATER_COLUMNS:
+        name = sql.Identifier(schema, table).as_string()
+        row = await (await connection.execute(HAS_COLUMN, [name, column])).fetchone()
+        if row is None or not row[0]:
+            raise ListenerRefused(
+                f"The ledger in {place(connection)} is of an earlier version: {name} has no"
+                f" column {column!r}. Run `manage.py migrate`."
+            )
     return schema
 
 

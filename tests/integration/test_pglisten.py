@@ -177,6 +177,21 @@ def test_role_without_privileges_is_told_the_grants_that_suffice(
         execute("DROP ROLE pgnotify_nobody")
 
 
+@pytest.mark.parametrize("arguments", [(), ("--once",), ("--check",)])
+def test_ledger_of_an_earlier_version_is_refused_with_the_cure(
+    start_pglisten: StartPglisten, arguments: tuple[str, ...]
+) -> None:
+    execute("ALTER TABLE django_pgnotify_handler DROP COLUMN ahead")
+    execute("COMMENT ON TABLE django_pgnotify_ledger IS 'an earlier version'")
+    try:
+        pglisten = start_pglisten(*arguments)
+        assert pglisten.wait() == 1
+        assert "has no column 'ahead'. Run `manage.py migrate`." in pglisten.output()
+    finally:
+        call_command("migrate", verbosity=0)
+    assert start_pglisten(*arguments or ("--once",)).wait() == 0
+
+
 def test_database_that_is_down_is_told_in_a_line(start_pglisten: StartPglisten) -> None:
     once = start_pglisten("--once", LISTENER={"host": "127.0.0.1", "port": free_port()})
     assert once.wait() == 1
