@@ -58,6 +58,7 @@ class Parked:
     """A parked event that somebody asked to retry."""
 
     id: int
+    handler: str
     size: int
     """Bytes of its JSON."""
 
@@ -135,7 +136,7 @@ class HandlerStore:
     ) -> list[Parked]:
         """Parked events of a handler that somebody asked to retry, the oldest first."""
         rows = await (await self._run(REQUESTED, name, list(except_ids), limit)).fetchall()
-        return [Parked(id=row[0], size=row[1]) for row in rows]
+        return [Parked(id=row[0], handler=name, size=row[1]) for row in rows]
 
     async def text_of(self, parked: Parked) -> str | None:
         """The event as JSON; None if it is not to be retried any more."""
@@ -153,6 +154,13 @@ class HandlerStore:
     async def park_again(self, parked: Parked, error: str) -> None:
         """The retry failed."""
         await self._run(PARK_AGAIN, self._storable(error), parked.id)
+        logger.error(
+            "Handler %s failed again on parked event %s.\n%s",
+            parked.handler,
+            parked.id,
+            error,
+            extra={"action": "parked-again"},
+        )
 
     def _storable(self, text: str) -> str:
         """The text without what the database can't hold: else its event would come for ever."""

@@ -19,6 +19,7 @@ relay.py        what a leader runs, joined:
 notify_queue.py who lets the server's notify queue fill
 live.py         live events into frames
 trimmer.py      the ledger's retention, now and then
+unclaimed.py    retries of handlers that are gone
 probes.py       pglisten --check
 process.py      what pglisten does to its own process
 """

@@ -22,6 +22,7 @@ from .progress import Progress
 from .queues import FrameQueue
 from .sender import Layer, Sender
 from .ticker import Ticker
+from .unclaimed import tell_of_unclaimed
 
 APPLICATION_NAME = "django_pgnotify reader"
 HANDLERS_APPLICATION_NAME = "django_pgnotify handlers"
@@ -48,6 +49,7 @@ class Relay:
         self._leader = leader
         self._gate = gate
         self._start = start
+        self._registered = handlers.names
         self._caught_up = asyncio.Event()
         self._committed_before = start.tick.number
         """Tick that a relay which is live has sent, once it is known."""
@@ -108,6 +110,7 @@ class Relay:
             "tell": self._progress.tell(self._sender.send_to_hubs),
             "gate": self._gate.keep_alive(),
             "reader": watch_history(self.connections[0], leader.schema, self._start.identity),
+            "unclaimed": tell_of_unclaimed(leader.connection, leader.schema, self._registered),
         }
 
     async def handle(self, *, read_only: bool = False) -> None:

@@ -130,6 +130,15 @@ def test_parked_event_is_retried_by_the_running_pglisten(pglisten: Process) -> N
     assert words() == [(1, "mended")]
 
 
+def test_retry_that_fails_or_has_no_handler_is_told(pglisten: Process) -> None:
+    publish_rows("told", (1, "raise"))
+    wait_until(lambda: len(parked()) == 1)
+    execute("UPDATE django_pgnotify_parked SET retry = true")
+    pglisten.wait_for("Handler tests.told_handler.obey failed again on parked event")
+    execute("UPDATE django_pgnotify_parked SET retry = true, handler = 'shop.handlers.thank'")
+    pglisten.wait_for("No handler is named shop.handlers.thank")
+
+
 def test_handlers_go_on_after_their_backends_were_terminated(pglisten: Process) -> None:
     publish_rows("told", (1, "before"))
     wait_until(lambda: words() == [(1, "before")])
