@@ -16,6 +16,7 @@ from django.db import connections
 
 from ..conf import settings
 from ..connecting import connect_listener
+from ..handlers import find_handlers
 from ..ledger.retention import ledger_bytes
 from ..ledger.ticks import Connection
 from ..publish.registry import drift
@@ -53,6 +54,7 @@ async def probe_all(alias: str) -> list[Probe]:
     async with AsyncExitStack() as stack:
         found = await _probe_database(alias, stack)
     found.append(await _probe("channel layer", _layer()))
+    found.append(await _probe("handlers", sync_to_async(_handlers)()))
     if all(probe.ok for probe in found if probe.name in ("server", "ledger")):
         found.append(await _probe("triggers", sync_to_async(_triggers)(alias)))
     return found
@@ -168,6 +170,17 @@ async def _round_trip(layer: Any) -> None:
         raise Failed(f"{name} does not work: {type(error).__name__}: {error}") from error
     if received.get("type") != message["type"]:
         raise Failed(f"{name} gave {received!r} for {message!r}.")
+
+
+def _handlers() -> str:
+    try:
+        names = [handler.name for handler in find_handlers()]
+    except Exception as error:
+        raise Failed(
+            f"a handlers.py can't be imported, so pglisten would not start:"
+            f" {type(error).__name__}: {error}"
+        ) from error
+    return f"these will be called: {', '.join(names)}" if names else "there are none"
 
 
 def _triggers(alias: str) -> str:

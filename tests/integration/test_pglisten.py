@@ -7,6 +7,7 @@ import io
 import re
 import signal
 import socket
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -107,7 +108,8 @@ def test_check_beside_a_running_relay_names_each_probe(start_pglisten: StartPgli
     assert all(line.startswith("ok ") for line in lines)
     names = ", ".join(line.split(":")[0].removeprefix("ok ") for line in lines)
     assert names == (
-        "server, ledger, privileges, bell, notify queue, room, relay, channel layer, triggers"
+        "server, ledger, privileges, bell, notify queue, room, relay, channel layer, handlers,"
+        " triggers"
     )
     assert "ok relay: a pglisten is running" in lines
 
@@ -119,6 +121,29 @@ def test_check_fails_for_the_in_memory_layer_and_says_what_to_use() -> None:
     (failed,) = (line for line in out.getvalue().splitlines() if line.startswith("FAIL"))
     assert failed.startswith("FAIL channel layer: InMemoryChannelLayer")
     assert "PostgresChannelLayer" in failed
+
+
+def test_check_names_the_handlers(start_pglisten: StartPglisten) -> None:
+    check = start_pglisten("--check", handlers="tests.told_handler")
+    assert check.wait() == 0
+    assert "ok handlers: these will be called: tests.told_handler.obey" in check.output()
+
+
+def test_check_names_a_module_of_handlers_that_can_not_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    app = tmp_path / "app_with_a_slip"
+    app.mkdir()
+    (app / "__init__.py").touch()
+    (app / "handlers.py").write_text("import nowhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, app.name]
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="failed"):
+        call_command("pglisten", check=True, stdout=out)
+    (line,) = (line for line in out.getvalue().splitlines() if "handlers" in line)
+    assert line.startswith("FAIL handlers:")
+    assert line.endswith("ModuleNotFoundError: No module named 'nowhere'")
 
 
 def test_check_names_a_missing_trigger() -> None:
