@@ -59,7 +59,7 @@ class Session:
         self._handlers = handlers
         self._on_ready = on_ready
         self._stopping = asyncio.Event()
-        self._bell: asyncio.Event | None = None
+        self._all_handled = asyncio.Event()
         self._connections: list[Connection] = []
         self._relay: Relay | None = None
 
@@ -74,12 +74,10 @@ class Session:
                 await connection.close()
 
     def stop(self) -> None:
-        """Read no further, call no handler again, send what has been read, and end."""
+        """Call no handler again, relay until the calls that run have ended, and end."""
         self._stopping.set()
         if self._relay is not None:
             self._relay.stop_handling()
-        if self._bell is not None:
-            self._bell.set()
 
     def abort(self) -> None:
         """End all connections at once, so that nobody waits for a server that has frozen."""
@@ -94,7 +92,6 @@ class Session:
         live = LiveRelay(layer, self._metrics)
         listener = await Listener.open(self._alias, live.queue)
         self._connections.append(listener.connection)
-        self._bell = listener.bell
         await check(listener.connection)
         leader = await Leader.open(self._alias)
         self._connections.append(leader.connection)
@@ -144,10 +141,17 @@ class Session:
             beside.append(self._start(tasks, name, coroutine))
         handling = self._start(tasks, "handlers", relay.handle())
         beside.append(self._start(tasks, "announce", self._announce(relay)))
-        await relay.catch_up(self._stopping)
-        await relay.run(listener.bell, self._stopping)
+        beside.append(self._start(tasks, "stop", self._stop_reading(handling, listener.bell)))
+        await relay.catch_up(self._all_handled)
+        await relay.run(listener.bell, self._all_handled)
         await relay.finish()
+
+    async def _stop_reading(self, handling: asyncio.Task[None], bell: asyncio.Event) -> None:
+        """Only after the last call: as long as it runs, nobody else may lead."""
+        await self._stopping.wait()
         await asyncio.wait([handling])
+        self._all_handled.set()
+        bell.set()
 
     async def _announce(self, relay: Relay) -> None:
         """Beside the relay, which reads on however long the channel layer is down."""

@@ -23,6 +23,7 @@ TERMINATE = (
     "SELECT count(pg_terminate_backend(pid)) > 0 FROM pg_stat_activity"
     " WHERE datname = current_database() AND application_name = %s"
 )
+SENT = "SELECT sent FROM django_pgnotify_state"
 PLACE = "SELECT tick FROM django_pgnotify_handler WHERE name LIKE '%%.obey'"
 PARKED = "SELECT count(*) FROM django_pgnotify_parked"
 AHEAD = "SELECT cardinality(ahead) FROM django_pgnotify_handler WHERE name LIKE '%%.obey'"
@@ -125,6 +126,29 @@ def test_a_stop_repeats_nothing_though_the_place_had_expired(
     assert second.wait() == 0
     assert "were trimmed" not in second.output()
     assert repeated() == []
+
+
+@needs_handled
+def test_who_stops_relays_until_its_last_call_has_ended_and_a_standby_may_lead(
+    start_pglisten: StartPglisten, tmp_path: Path
+) -> None:
+    first = start_pglisten(**HANDLERS)
+    first.wait_for("listening")
+    second = start_pglisten(**HANDLERS)
+    second.wait_for("standing by")
+    go = tmp_path / "go"
+    publish_rows("told", (1, str(go)), (1, "behind it"))
+    wait_until(lambda: words("begun") == [(1, str(go))])
+    first.process.send_signal(signal.SIGTERM)
+    first.wait_for("draining")
+    sent = execute(SENT)
+    publish("t", "meanwhile")
+    wait_until(lambda: execute(SENT) > sent)
+    go.touch()
+    assert first.wait() == 0
+    assert "not drained" not in first.output()
+    second.wait_for("listening")
+    wait_until(lambda: words() == [(1, str(go)), (1, "behind it")])
 
 
 @needs_handled
