@@ -12,11 +12,12 @@ from ..ledger.ticks import Tick
 from . import hubs, snapshots
 from .asking import Consumer, authorized
 from .browser import FORBIDDEN, ErrorCode, Subscribe, error, reset, snapshot, subscribed
+from .hidden import Hidden
 from .hub import Hub
 from .outbox import Outbox
 from .snapshots import Taken
 from .standing import Standing
-from .subscription import Hidden, Subscription
+from .subscription import Subscription
 
 
 class Joining:

@@ -19,6 +19,7 @@ from ..ledger.positions import Look
 from ..ledger.rows import LedgerRow
 from ..ledger.ticks import Tick
 from .access import LANES, Access
+from .browser import Reason
 from .reading import Range, Ranges, Resume, in_turns, whenever
 from .subscription import Subscription
 
@@ -102,14 +103,14 @@ class Returning:
         """Let those go who have arrived, can't go on, or have left."""
         for one in [one for one in those if one not in self._under_way]:
             place = self._places[one]
-            is_lost = place.epoch != look.epoch or place.number <= look.trimmed
-            has_arrived = one.cut_short or place.number == look.latest.number
-            if not (is_lost or has_arrived or not one.active):
-                continue
-            del self._places[one]
-            if is_lost and one.active:
-                one.fail(look, "epoch" if place.epoch != look.epoch else "expired")
-            elif one.active:
+            reason = _why_lost(place, look)
+            if not one.active:
+                del self._places[one]
+            elif reason is not None:
+                del self._places[one]
+                one.fail(look, reason)
+            elif one.cut_short or place.number == look.latest.number:
+                del self._places[one]
                 one.caught_up(look.position, look.latest)
 
     async def _read(
@@ -154,6 +155,15 @@ class Returning:
             for one in ranges.add(row):
                 assert isinstance(one.sink, Resume)
                 await patience.wait(one.sink.subscriptions)
+
+
+def _why_lost(place: _Place, look: Look) -> Reason | None:
+    """Why one can't go on from a place; None if it can."""
+    if place.epoch != look.epoch:
+        return "epoch"
+    if place.number > look.latest.number:  # the row of ticks has begun anew
+        return "unknown"
+    return "expired" if place.number <= look.trimmed else None
 
 
 class _Patience:

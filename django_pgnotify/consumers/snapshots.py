@@ -26,8 +26,9 @@ from ..ledger.positions import TOKEN_LENGTH, Look, Position
 from ..ledger.ticks import Tick
 from ..values import row_json, to_json_value
 from .away import AWAY, is_away, watchful_connection
+from .hidden import Hidden
 from .hub import Hub
-from .subscription import Hidden, Subscription
+from .subscription import Subscription
 
 logger = logging.getLogger(__name__)
 

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..conf import settings
 from ..ledger.positions import Look, Position
 from ..ledger.ticks import Tick
-from .batches import Batch, EncodedEvent, make_batch, with_events
+from .batches import Batch, make_batch, with_events
 from .browser import Answer, Reason, reset, subscribed
+from .hidden import Hidden
 from .outbox import Item, Outbox
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hidden:
-    """Ledger rows that the client has seen in a snapshot, until the group is past them."""
-
-    rows: frozenset[str]
-    """Ids of ledger rows."""
-    until: int
-    """The first tick that is known to begin after the snapshot's end."""
-
-    def without(self, batch: Batch) -> tuple[EncodedEvent, ...]:
-        """The batch's other events."""
-        return tuple(event for event in batch.events if event.ledger_row not in self.rows)
 
 
 class Subscription:

@@ -189,3 +189,21 @@ async def test_the_latest_position_is_told_at_the_end_of_a_way_without_events() 
         assert latest in [frame["position"]] + [
             one["position"] for one in await browser.waiting()
         ]
+
+
+async def test_a_place_that_is_gone_before_the_first_step_is_answered_with_a_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = returning.Returning._work
+
+    async def worked_late(self: Any, lane: int) -> None:
+        for place in self._places.values():
+            await query("DELETE FROM django_pgnotify_tick WHERE number >= %s", place.number)
+        await work(self, lane)
+
+    await tell(1, "a")
+    since = await position_of("a")
+    monkeypatch.setattr(returning.Returning, "_work", worked_late)
+    async with Browser() as browser:
+        assert (await browser.subscribe("a", since=since))["recovered"] is False
+        assert (await browser.receive())["reason"] == "unknown"
