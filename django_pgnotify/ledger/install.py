@@ -61,6 +61,16 @@ def installed_version(connection: BaseDatabaseWrapper, schema: str) -> str | Non
     return _value(connection, "SELECT obj_description(to_regclass(%s), 'pg_class')", quoted)
 
 
+def has_begun(connection: BaseDatabaseWrapper, schema: str) -> bool:
+    """False if a restore has left out what the tables begin with."""
+    state, tick = (
+        f"{connection.ops.quote_name(schema)}.django_pgnotify_{table}"
+        for table in ("state", "tick")
+    )
+    query = f"SELECT 1 WHERE EXISTS (SELECT FROM {state}) AND EXISTS (SELECT FROM {tick})"
+    return _value(connection, query) is not None
+
+
 def install_sql(connection: BaseDatabaseWrapper, schema: str) -> str:
     """The complete idempotent SQL for one schema."""
     quoted = connection.ops.quote_name(schema)

@@ -9,6 +9,7 @@ from django.db import connections, router
 
 from ..conf import settings
 from ..ledger.install import (
+    has_begun,
     install_sql,
     installed_version,
     schema_for_ledger,
@@ -50,7 +51,7 @@ def _install(connection: BaseDatabaseWrapper) -> None:
     schema = schema_for_ledger(connection)
     if not router.allow_migrate(connection.alias, APP):
         return
-    if installed_version(connection, schema) != version():
+    if installed_version(connection, schema) != version() or not has_begun(connection, schema):
         with connection.schema_editor(atomic=True) as editor:
             editor.execute(install_sql(connection, schema), None)
 

@@ -33,6 +33,7 @@ async def check(connection: Connection) -> str:
     await check_server(connection)
     schema = await check_ledger(connection)
     await check_privileges(connection, schema)
+    await check_has_begun(connection, schema)
     return schema
 
 
@@ -94,6 +95,19 @@ async def check_privileges(connection: Connection, schema: str) -> None:
             f" owner, run: GRANT USAGE ON SCHEMA {quoted(schema)} TO {connection.info.user}; "
             + " ".join(missing)
         )
+
+
+async def check_has_begun(connection: Connection, schema: str) -> None:
+    """Refuse a ledger whose tables a restore has left empty."""
+    for table in ("django_pgnotify_state", "django_pgnotify_tick"):
+        name = sql.Identifier(schema, table)
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)
+        row = await (await connection.execute(query)).fetchone()
+        if row is None or not row[0]:
+            raise ListenerRefused(
+                f"{name.as_string()} in {place(connection)} is empty, as after a restore without"
+                " its data. Run `manage.py migrate`."
+            )
 
 
 def place(connection: Connection) -> str:

@@ -21,7 +21,7 @@ from ..ledger.retention import ledger_bytes
 from ..ledger.ticks import Connection
 from ..publish.registry import drift
 from . import notify_queue
-from .connections import check_ledger, check_privileges, check_server
+from .connections import check_has_begun, check_ledger, check_privileges, check_server
 from .fullness import full_since
 from .leader import somebody_leads
 from .listener import Listener
@@ -95,6 +95,7 @@ async def _ledger(connection: Connection) -> str:
 
 async def _privileges(connection: Connection, schema: str) -> str:
     await check_privileges(connection, schema)
+    await check_has_begun(connection, schema)
     return f"role {connection.info.user!r} may read and keep the ledger"
 
 

@@ -217,6 +217,21 @@ def test_ledger_of_an_earlier_version_is_refused_with_the_cure(
     assert start_pglisten(*arguments or ("--once",)).wait() == 0
 
 
+@pytest.mark.parametrize("arguments", [(), ("--once",), ("--check",)])
+def test_ledger_that_was_restored_without_its_data_is_refused_with_the_cure(
+    start_pglisten: StartPglisten, arguments: tuple[str, ...]
+) -> None:
+    tables = ("ledger", "tick", "state", "trigger", "handler", "parked", "message")
+    execute("TRUNCATE " + ", ".join(f"django_pgnotify_{table}" for table in tables))
+    try:
+        pglisten = start_pglisten(*arguments)
+        assert pglisten.wait() == 1
+        assert "is empty, as after a restore without its data" in pglisten.output()
+    finally:
+        call_command("migrate", verbosity=0)
+    assert start_pglisten(*arguments or ("--once",)).wait() == 0
+
+
 def test_database_that_is_down_is_told_in_a_line(start_pglisten: StartPglisten) -> None:
     once = start_pglisten("--once", LISTENER={"host": "127.0.0.1", "port": free_port()})
     assert once.wait() == 1
