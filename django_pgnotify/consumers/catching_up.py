@@ -60,7 +60,8 @@ class CatchingUp:
     def resume(self, subscription: Subscription, since: Position, after: Tick) -> None:
         """Bring a client from its position to the latest tick, then let it follow its group."""
         subscription.come_back(since)
-        self._returning.add(subscription, since.epoch, after)
+        control = -1 if self.control is None else self.control.tick
+        self._returning.add(subscription, since.epoch, after, control=control)
 
     def restart(self, look: Look) -> None:
         """An epoch has begun: what is being read of the one before is of no use."""

@@ -12,11 +12,11 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ..ledger.positions import Look
-from ..ledger.rows import LedgerRow
+from ..ledger.rows import LedgerRow, changes_of
 from ..ledger.ticks import Tick
 from .access import LANES, Access
 from .browser import Reason
@@ -36,7 +36,9 @@ class _Place:
 
     epoch: str
     after: Tick
-    is_first: bool
+    control: int
+    """Revokes up to this tick had been dealt with when it came: it was asked behind them."""
+    is_first: bool = True
     """True before its first step."""
 
     @property
@@ -54,9 +56,10 @@ class Returning:
         self._under_way: set[Subscription] = set()
         self._asked = [asyncio.Event() for _ in range(LANES)]
 
-    def add(self, subscription: Subscription, epoch: str, after: Tick) -> None:
-        """Bring it from a tick to the latest one, then let it follow its group."""
-        self._places[subscription] = _Place(epoch, after, is_first=True)
+    def add(self, subscription: Subscription, epoch: str, after: Tick, *, control: int) -> None:
+        """Bring it from a tick to the latest one, then let it follow its group. Revokes up to the
+        tick `control` have been dealt with."""
+        self._places[subscription] = _Place(epoch, after, control)
         self._wake()
 
     async def run(self) -> None:
@@ -97,7 +100,7 @@ class Returning:
         end = await self._read(lane, begin, along, look)
         for one in along:
             if self._places[one].number < end.number:
-                self._places[one] = _Place(look.epoch, end, is_first=False)
+                self._places[one] = replace(self._places[one], after=end, is_first=False)
 
     def _settle(self, look: Look, those: Iterable[Subscription]) -> None:
         """Let those go who have arrived, can't go on, or have left."""
@@ -125,12 +128,23 @@ class Returning:
         )
         async with aclosing(parts):
             async for end, rows in parts:
-                ranges = ranges or Ranges(list(self._ranges(along, end, look.epoch)))
+                if ranges is None:
+                    self._let_go(along, end)
+                    ranges = Ranges(self._ranges(along, end, look.epoch))
                 await self._take(ranges, rows, patience)
                 self._still(look.epoch)
+        self._still(look.epoch)  # behind the last part something was asked
         assert ranges is not None  # there is one part at least
         ranges.finish()
         return end
+
+    def _let_go(self, along: list[Subscription], end: Tick) -> None:
+        """Leave those to the other lane who stand at the end of the step, or beyond."""
+        idle = [one for one in along if self._places[one].number >= end.number]
+        if idle:
+            along[:] = [one for one in along if one not in idle]
+            self._under_way.difference_update(idle)
+            self._wake()
 
     def _ranges(self, along: list[Subscription], end: Tick, epoch: str) -> list[Range]:
         standing: dict[tuple[str, int], list[Subscription]] = {}
@@ -144,25 +158,44 @@ class Returning:
                 after=self._places[subscriptions[0]].after,
                 upto=end,
             )
-            for (group, number), subscriptions in standing.items()
-            if number < end.number
+            for (group, _), subscriptions in standing.items()
         ]
 
     async def _take(self, ranges: Ranges, rows: list[LedgerRow], patience: _Patience) -> None:
         async for row in in_turns(rows):
             if row.is_control:
-                continue  # who comes back was authorized after that
+                self._revoke(ranges, row)
+                continue
             for one in ranges.add(row):
                 assert isinstance(one.sink, Resume)
                 await patience.wait(one.sink.subscriptions)
+
+    def _revoke(self, ranges: Ranges, row: LedgerRow) -> None:
+        """Have those asked again who were authorized before a revoke in the step, of which the hub
+        may not have heard yet: the ledger is ahead of the channel layer."""
+        for group in {name for change in changes_of(row) for name in change.groups}:
+            for one in ranges.by_group.get(group, ()):
+                if one.holds(int(row.xid)):
+                    assert isinstance(one.sink, Resume)
+                    for subscription in one.sink.subscriptions:
+                        if subscription.active and one.upto.number > self._asked_at(
+                            subscription
+                        ):
+                            subscription.revoke(None)
+
+    def _asked_at(self, subscription: Subscription) -> int:
+        return self._places[subscription].control
 
 
 def _why_lost(place: _Place, look: Look) -> Reason | None:
     """Why one can't go on from a place; None if it can."""
     if place.epoch != look.epoch:
         return "epoch"
-    if place.number > look.latest.number:  # the row of ticks has begun anew
-        return "unknown"
+    latest = look.latest
+    if place.number > latest.number or (
+        place.number == latest.number and place.after != latest
+    ):
+        return "unknown"  # the row of ticks has begun anew
     return "expired" if place.number <= look.trimmed else None
 
 

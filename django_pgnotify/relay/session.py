@@ -43,7 +43,7 @@ relay without work is quiet."""
 
 
 class Session:
-    """LISTEN first, then stand by until nobody else leads, then catch up, then announce."""
+    """LISTEN first, then stand by until nobody else leads; then catch up, announce beside it."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Session:
         bell.set()
 
     async def _announce(self, relay: Relay) -> None:
-        """Beside the relay, which reads on however long the channel layer is down."""
+        """Beside the relay, which reads on while the layer is down, until its queue is full."""
         await relay.wait_connected()
         self._on_ready()
         await relay.wait_live()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from django_pgnotify.consumers import hubs, returning
+from django_pgnotify.consumers import hubs, returning, revoke
 from django_pgnotify.consumers.outbox import ROOM
+from django_pgnotify.ledger import steps
 from tests.hub_kit import Browser, OpenConsumer, publish, query, relay, tell
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -19,6 +20,7 @@ MANY = 20_000
 """Events of one transaction: one tick, which no step can cut."""
 LONG = "x" * 3500
 """Of which a frame of SMALL_FRAMES holds one."""
+NEW_GENERATION = "UPDATE django_pgnotify_state SET generation = gen_random_uuid()"
 SMALL_FRAMES = {"MAX_FRAME_BYTES": 4096}
 
 
@@ -145,7 +147,7 @@ async def test_pages_that_are_there_do_not_wait_for_one_that_comes_back() -> Non
 async def test_a_crowd_with_places_of_its_own_is_read_for_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    steps: list[Any] = []
+    taken: list[Any] = []
     all_are_there = asyncio.Event()
     work, step = returning.Returning._work, returning.Returning._step
 
@@ -154,7 +156,7 @@ async def test_a_crowd_with_places_of_its_own_is_read_for_together(
         await work(self, lane)
 
     async def counted(self: Any, *args: Any) -> None:
-        steps.append(args)
+        taken.append(args)
         await step(self, *args)
 
     monkeypatch.setattr(returning.Returning, "_work", worked_late)
@@ -173,7 +175,7 @@ async def test_a_crowd_with_places_of_its_own_is_read_for_together(
         for number, browser in enumerate(browsers):
             assert (await browser.receive())["recovered"] is True
             assert await numbers_upto(browser, 9) == list(range(number, 10))
-    assert len(steps) == 1
+    assert len(taken) == 1
 
 
 async def test_the_latest_position_is_told_at_the_end_of_a_way_without_events() -> None:
@@ -207,3 +209,88 @@ async def test_a_place_that_is_gone_before_the_first_step_is_answered_with_a_res
     async with Browser() as browser:
         assert (await browser.subscribe("a", since=since))["recovered"] is False
         assert (await browser.receive())["reason"] == "unknown"
+
+
+@override_settings(PGNOTIFY=SMALL_FRAMES)
+async def test_who_stands_far_behind_takes_nobody_along_for_the_whole_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    long_ago = await position_of("a")
+    await publish_ticks(25)
+    lately = await position_of("b")
+    await tell("little", "b")
+    lanes: list[int] = []
+    both_are_there = asyncio.Event()
+    work, step = returning.Returning._work, returning.Returning._step
+
+    async def worked_late(self: Any, lane: int) -> None:
+        await both_are_there.wait()
+        await work(self, lane)
+
+    async def counted(self: Any, lane: int, *args: Any) -> None:
+        lanes.append(lane)
+        await step(self, lane, *args)
+
+    monkeypatch.setattr(returning.Returning, "_work", worked_late)
+    monkeypatch.setattr(returning.Returning, "_step", counted)
+    async with Browser() as far, Browser() as near:
+        await far.send(type="subscribe", group="a", since=long_ago)
+        await near.send(type="subscribe", group="b", since=lately)
+        await far.waiting()
+        await near.waiting()
+        both_are_there.set()
+        await near.receive()
+        assert await near.data() == ["little"]
+        assert lanes.count(0) <= 4
+        assert (await far.receive())["recovered"] is True
+        assert await numbers_upto(far, 24) == list(range(25))
+
+
+async def test_a_revoke_that_was_dealt_with_costs_a_returning_client_nothing() -> None:
+    async with Browser() as other:
+        await other.subscribe("b")  # keeps the hub
+        since = await position_of("a")
+        await revoke("a")
+        await publish([0], "a")
+        await relay()
+        await tell("dealt with", "b")
+        assert await other.data() == ["dealt with"]
+        async with Browser() as browser:
+            assert (await browser.subscribe("a", since=since))["recovered"] is True
+            assert await browser.data() == [[0]]
+            assert await browser.waiting() == []
+
+
+async def test_an_epoch_that_begins_at_the_end_of_a_step_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked = steps.read_batches
+    epoch_begins = False
+
+    async def read_batches(*args: Any, **options: Any) -> Any:
+        async for batch in checked(*args, **options):
+            yield batch
+        if epoch_begins:
+            await query(NEW_GENERATION)
+            hub = hubs.running("default")
+            assert hub is not None
+            await hub._access.look()  # as one that comes meanwhile
+
+    since = await position_of("a")
+    await publish_many("a")
+    monkeypatch.setattr(steps, "read_batches", read_batches)
+    async with Browser() as other, Browser() as browser:
+        await other.subscribe("b")
+        epoch_begins = True
+        await browser.subscribe("a", since=since)
+        frame = await browser.receive()
+        while frame["type"] != "reset":
+            frame = await browser.receive()
+        epoch_begins = False
+        assert frame["reason"] == "epoch"
+        await relay()  # begins at now
+        await tell("of the new epoch", "a")
+        found = await browser.receive()
+        while found["type"] != "events":
+            found = await browser.receive()
+        assert [event["data"] for event in found["events"]] == ["of the new epoch"]

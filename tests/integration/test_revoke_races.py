@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from django_pgnotify.consumers import EventConsumer, revoke
+from django_pgnotify.consumers.hub import Hub
 from django_pgnotify.consumers.returning import Returning
 from django_pgnotify.consumers.subscription import Subscription
 from tests.hub_kit import PATIENCE_SECONDS, Browser, publish, relay, tell
@@ -190,3 +191,38 @@ async def test_snapshot_read_behind_a_revoke_is_not_sent() -> None:
         MemberWithState.may_read.set()
         assert (await browser.receive())["reason"] == "revoked"
         assert await browser.waiting() == []
+
+
+async def test_replay_gives_nothing_behind_a_revoke_that_the_hub_has_not_heard_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+    gate.set()
+    work = Returning._work
+
+    async def worked_late(self: Returning, lane: int) -> None:
+        begun.set()
+        await gate.wait()
+        await work(self, lane)
+
+    monkeypatch.setattr(Returning, "_work", worked_late)
+    async with Browser(Member) as other, Browser(Member) as browser:
+        await other.subscribe("customers")  # keeps the hub
+        position = (await browser.subscribe("orders"))["position"]
+        await browser.send(type="unsubscribe", group="orders")
+        await browser.waiting()
+        monkeypatch.setattr(Hub, "_take", lambda self, frame: None)  # the layer is behind
+        gate.clear()
+        begun.clear()
+        await browser.send(type="subscribe", group="orders", since=position)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await begun.wait()
+        Member.is_member = False
+        await revoke("orders")
+        await publish("secret", "orders")
+        await relay()
+        gate.set()
+        frames = [await browser.receive()]
+        while frames[-1].get("reason") != "revoked":
+            frames.append(await browser.receive())
+        assert "secret" not in str([*frames, *await browser.waiting()])
