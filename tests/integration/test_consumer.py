@@ -293,8 +293,6 @@ async def test_error_names_what_is_no_group(name: str) -> None:
             await browser.send(type=type, group=name)
             answer = await browser.receive()
             assert (answer["code"], answer["group"]) == ("bad_frame", name)
-        await browser.send(type="subscribe", group="orders", since=7)
-        assert (await browser.receive())["group"] == "orders"
         for nothing in ("x" * 1_001, 7, None):
             await browser.send(type="subscribe", group=nothing)
             assert "group" not in await browser.receive()

@@ -131,12 +131,12 @@ def test_a_gate_that_is_waited_for_is_shut_for_newcomers(
 def test_nobody_rings_for_a_relay_that_is_still_catching_up(
     start_pglisten: StartPglisten, writer: psycopg.Connection[Any], rings: Callable[[], int]
 ) -> None:
-    writer.execute(WRITE)
+    writer.execute("SELECT pgnotify_publish('t', '1', ARRAY['a', 'b', 'c'])")
     assert rings() == 1
-    # Its layer is down: what it has read can't be sent, so it does not get ready.
+    # Its layer is down and its queue full: it does not get to the end of what has committed.
     nowhere = {"hosts": [f"redis://127.0.0.1:{free_port()}/0"]}
     layer = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": nowhere}
-    pglisten = start_pglisten(layers={"default": layer})
+    pglisten = start_pglisten(layers={"default": layer}, QUEUE_SIZE=1)
     wait_until(is_shut)
     writer.execute(WRITE)
     assert rings() == 0

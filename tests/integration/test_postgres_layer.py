@@ -319,6 +319,9 @@ async def test_expired_rows_are_deleted_by_those_who_insert(
 ) -> None:
     layer = PostgresChannelLayer(prefix=prefix, capacity=10_000)
     await admin.execute(
+        "DELETE FROM django_pgnotify_message"
+    )  # what others left, and expires too
+    await admin.execute(
         "INSERT INTO django_pgnotify_message (channel, body, expires_at)"
         " SELECT %s, '', now() - interval '1 hour' FROM generate_series(1, 1000)",
         [f"{prefix}:expired"],
