@@ -32,6 +32,9 @@ from tests.ticking import store_tick
 pytestmark = pytest.mark.django_db(transaction=True)
 
 WRITE = "SELECT pgnotify_publish('t', '1')"
+WRITE_TO_MANY = (
+    "SELECT pgnotify_publish('t', '1', ARRAY(SELECT 'g' || n FROM generate_series(1, 50) AS n))"
+)
 MARKER = "test_gate_marker"
 PATIENCE_SECONDS = 20.0
 LEADER_TIMEOUT_SECONDS = 10.0
@@ -131,9 +134,9 @@ def test_a_gate_that_is_waited_for_is_shut_for_newcomers(
 def test_nobody_rings_for_a_relay_that_is_still_catching_up(
     start_pglisten: StartPglisten, writer: psycopg.Connection[Any], rings: Callable[[], int]
 ) -> None:
-    writer.execute("SELECT pgnotify_publish('t', '1', ARRAY['a', 'b', 'c'])")
+    writer.execute(WRITE_TO_MANY)
     assert rings() == 1
-    # Its layer is down and its queue full: it does not get to the end of what has committed.
+    # Its layer is down, lanes and queue are full: it does not come to the end of what there is.
     nowhere = {"hosts": [f"redis://127.0.0.1:{free_port()}/0"]}
     layer = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": nowhere}
     pglisten = start_pglisten(layers={"default": layer}, QUEUE_SIZE=1)
