@@ -66,24 +66,24 @@ async def numbers_upto(browser: Browser, last: int) -> list[int]:
 @override_settings(PGNOTIFY=SMALL_FRAMES)
 async def test_a_replay_that_is_cut_again_and_again_gets_there() -> None:
     since = await position_of("a")
-    await publish_ticks(24)
+    await publish_ticks(9)
     seen: list[int] = []
-    for _ in range(24):
+    for _ in range(9):
         async with Browser() as browser:
             await browser.subscribe("a", since=since)
             for _ in range(3):
                 frame = await browser.events()
                 since = frame["position"]
                 seen += [event["data"][0] for event in frame["events"]]
-                if 23 in seen:
+                if 8 in seen:
                     break
-        if 23 in seen:
+        if 8 in seen:
             break
-    assert sorted(set(seen)) == list(range(24))
+    assert sorted(set(seen)) == list(range(9))
 
 
-@override_settings(PGNOTIFY=SMALL_FRAMES | {"SOCKET_QUEUE_SIZE": 10})
-@pytest.mark.parametrize("ticks", [1, 30])
+@override_settings(PGNOTIFY=SMALL_FRAMES | {"SOCKET_QUEUE_SIZE": 5})
+@pytest.mark.parametrize("ticks", [1, 15])
 async def test_a_client_that_stalls_costs_those_beside_it_nothing(
     monkeypatch: pytest.MonkeyPatch, ticks: int
 ) -> None:
@@ -92,7 +92,7 @@ async def test_a_client_that_stalls_costs_those_beside_it_nothing(
     if ticks == 1:
         await query(
             "SELECT count(pgnotify_publish('t', jsonb_build_array(n, %s::text), ARRAY['a']))"
-            " FROM generate_series(0, 29) AS n",
+            " FROM generate_series(0, 14) AS n",
             LONG,
         )
         await relay()
@@ -101,17 +101,17 @@ async def test_a_client_that_stalls_costs_those_beside_it_nothing(
     async with Browser(Stalled) as stalled, Browser() as steady:
         assert (await stalled.subscribe("a", since=since))["recovered"] is True
         assert (await steady.subscribe("a", since=since))["recovered"] is True
-        assert await numbers_upto(steady, 29) == list(range(30))
+        assert await numbers_upto(steady, 14) == list(range(15))
 
 
 @override_settings(PGNOTIFY=SMALL_FRAMES)
 async def test_a_client_that_does_not_read_takes_no_more_than_room() -> None:
     since = await position_of("a")
-    await publish_ticks(25)
+    await publish_ticks(14)
     async with Browser(Stalled) as stalled, Browser() as steady:
         await stalled.subscribe("a", since=since)
         await steady.subscribe("a", since=since)
-        await numbers_upto(steady, 24)
+        await numbers_upto(steady, 13)
         hub = hubs.running("default")
         assert hub is not None
         queued = [len(one.outbox._items) for one in hub.groups["a"].subscriptions]
@@ -162,7 +162,7 @@ async def test_a_crowd_with_places_of_its_own_is_read_for_together(
     monkeypatch.setattr(returning.Returning, "_work", worked_late)
     monkeypatch.setattr(returning.Returning, "_step", counted)
     places = []
-    for number in range(10):
+    for number in range(6):
         places.append(await position_of("a"))
         await publish([number], "a")
     await relay()
@@ -174,7 +174,7 @@ async def test_a_crowd_with_places_of_its_own_is_read_for_together(
         all_are_there.set()
         for number, browser in enumerate(browsers):
             assert (await browser.receive())["recovered"] is True
-            assert await numbers_upto(browser, 9) == list(range(number, 10))
+            assert await numbers_upto(browser, 5) == list(range(number, 6))
     assert len(taken) == 1
 
 
@@ -216,7 +216,7 @@ async def test_who_stands_far_behind_takes_nobody_along_for_the_whole_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     long_ago = await position_of("a")
-    await publish_ticks(25)
+    await publish_ticks(10)
     lately = await position_of("b")
     await tell("little", "b")
     lanes: list[int] = []
@@ -243,7 +243,7 @@ async def test_who_stands_far_behind_takes_nobody_along_for_the_whole_way(
         assert await near.data() == ["little"]
         assert lanes.count(0) <= 4
         assert (await far.receive())["recovered"] is True
-        assert await numbers_upto(far, 24) == list(range(25))
+        assert await numbers_upto(far, 9) == list(range(10))
 
 
 async def test_a_revoke_that_was_dealt_with_costs_a_returning_client_nothing() -> None:
