@@ -13,6 +13,7 @@ from ..place import CAPACITY, MEMORY, POSTGRES, REDIS, REDIS_PUBSUB, Place, Proj
 EVENTS = 100_000
 NAIVE_EVENTS = 3_000
 """It is so much slower."""
+BARE_EVENTS = 30_000
 RUNS = 3
 TARGET = Target(sign=">=", value=50_000, of="ours")
 VALUES = "(name, room, value) SELECT 'a thing of which one speaks', n % 100, n"
@@ -20,6 +21,7 @@ BULK = f"INSERT INTO thing {VALUES} FROM generate_series(1, {{}}) AS n"
 SINGLES = f"DO $$ BEGIN FOR n IN 1..{{}} LOOP INSERT INTO thing {VALUES}; END LOOP; END $$"
 NOTED = f"INSERT INTO noted {VALUES} FROM generate_series(1, {{}}) AS n"
 ONE_STATEMENT, MANY_STATEMENTS, NAIVE = "one statement", "a statement each", "naive loop"
+BARE = "bare NOTIFY"
 
 
 def run(place: Place) -> Findings:
@@ -27,13 +29,17 @@ def run(place: Place) -> Findings:
     found = Findings()
     project = place.project("relay")
     noted = place.project("relay_noted")
+    found.figures[BARE] = in_turns({BARE: partial(_bare, place, noted)}, place.runs(RUNS))
+    bare = medians(found.figures[BARE])
     for layer in (POSTGRES, REDIS, REDIS_PUBSUB):
         figures = _on_layer(place, project.on(layer), noted)
         found.figures[layer] = figures
-        median = medians(figures)
+        median = medians(figures) | bare
         runs = place.runs(RUNS)
         found.rows += [
-            _row(layer, way, median, runs) for way in (ONE_STATEMENT, MANY_STATEMENTS)
+            _row(layer, ONE_STATEMENT, median, runs, NAIVE, TARGET),
+            _row(layer, MANY_STATEMENTS, median, runs, NAIVE, TARGET),
+            _row(layer, ONE_STATEMENT, median, runs, BARE, None),
         ]
     found.figures[MEMORY] = _in_memory(place, noted)
     memory = medians(found.figures[MEMORY])[NAIVE]
@@ -41,20 +47,24 @@ def run(place: Place) -> Findings:
         f"Events of one transaction of {place.size(EVENTS):,} rows"
         f" ({place.size(NAIVE_EVENTS):,} for the naive loop: a row"
         " trigger's pg_notify, psycopg's notifies(), one group_send each), written by one statement"
-        f" or by one each. Queues hold {CAPACITY:,} messages, so that nothing is dropped. In"
+        f" or by one each. A bare NOTIFY is what psycopg's notifies() takes of"
+        f" {place.size(BARE_EVENTS):,}, with no channel layer and no consumer behind it. Queues"
+        f" hold {CAPACITY:,} messages, so that nothing is dropped. In"
         f" memory, in one process, the naive loop makes {memory:,.0f} a second."
     )
     return found
 
 
-def _row(layer: str, way: str, median: dict[str, float], runs: int) -> Row:
+def _row(
+    layer: str, way: str, median: dict[str, float], runs: int, base: str, target: Target | None
+) -> Row:
     return Row(
         what=f"events to a consumer, {layer}, {way}",
         unit="1/s",
         ours=median[way],
-        base=median[NAIVE],
-        base_name=NAIVE,
-        target=TARGET,
+        base=median[base],
+        base_name=base,
+        target=target,
         runs=runs,
     )
 
@@ -81,6 +91,16 @@ def _in_memory(place: Place, noted: Project) -> dict[str, list[float]]:
         return in_turns({NAIVE: call}, place.runs(RUNS))
 
 
+def _bare(place: Place, noted: Project) -> float:
+    """Notifications a second that psycopg takes, with nobody behind it."""
+    events = place.size(BARE_EVENTS)
+    with noted.child("workers.hear", "data_change", "--count", str(events)) as child:
+        child.wait_for("listening")
+        begin = _commit(noted, NOTED, events)
+        times: dict[str, float] = child.answer()["times"]
+    return events / (max(times.values()) - begin)
+
+
 def _naive(project: Project, noted: Project, *arguments: str) -> Child:
     return project.child("workers.naive", *arguments, BENCH_NOTED=noted.url)
 
@@ -88,10 +108,16 @@ def _naive(project: Project, noted: Project, *arguments: str) -> Child:
 def _burst(project: Project, receiver: Child, statement: str, events: int) -> float:
     """Events a second."""
     receiver.tell(expect=events)
+    begin = _commit(project, statement, events)
+    last: float = receiver.answer()["last"]
+    return events / (last - begin)
+
+
+def _commit(project: Project, statement: str, events: int) -> float:
+    """Write in one transaction; gives when its COMMIT began."""
     with project.connect() as connection:
         connection.execute("BEGIN")
         connection.execute(statement.format(events))
         begin = time.monotonic()
         connection.execute("COMMIT")
-    last: float = receiver.answer()["last"]
-    return events / (last - begin)
+    return begin
