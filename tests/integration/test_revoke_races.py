@@ -58,6 +58,21 @@ def everybody_is_a_member() -> Iterator[None]:
     MemberWithState.may_read.set()
 
 
+def held_back(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Whether returning clients are about to be read for, and the gate that this waits for."""
+    begun, gate = asyncio.Event(), asyncio.Event()
+    gate.set()
+    work = Returning._work
+
+    async def worked_late(self: Returning, lane: int) -> None:
+        begun.set()
+        await gate.wait()
+        await work(self, lane)
+
+    monkeypatch.setattr(Returning, "_work", worked_late)
+    return begun, gate
+
+
 async def test_answer_to_an_older_revoke_lets_nothing_behind_a_newer_one_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -143,16 +158,7 @@ async def test_client_of_a_hub_that_heard_of_no_revoke_is_asked_once() -> None:
 async def test_replay_gives_nothing_behind_a_revoke_before_the_answer(
     monkeypatch: pytest.MonkeyPatch, stays: bool
 ) -> None:
-    begun, gate = asyncio.Event(), asyncio.Event()
-    gate.set()
-    work = Returning._work
-
-    async def worked_late(self: Returning, lane: int) -> None:
-        begun.set()
-        await gate.wait()
-        await work(self, lane)
-
-    monkeypatch.setattr(Returning, "_work", worked_late)
+    begun, gate = held_back(monkeypatch)
     async with Browser(Member) as other, Browser(Member) as browser:
         await other.subscribe("customers")  # keeps the hub
         position = (await browser.subscribe("orders"))["position"]
@@ -196,16 +202,7 @@ async def test_snapshot_read_behind_a_revoke_is_not_sent() -> None:
 async def test_replay_gives_nothing_behind_a_revoke_that_the_hub_has_not_heard_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    begun, gate = asyncio.Event(), asyncio.Event()
-    gate.set()
-    work = Returning._work
-
-    async def worked_late(self: Returning, lane: int) -> None:
-        begun.set()
-        await gate.wait()
-        await work(self, lane)
-
-    monkeypatch.setattr(Returning, "_work", worked_late)
+    begun, gate = held_back(monkeypatch)
     async with Browser(Member) as other, Browser(Member) as browser:
         await other.subscribe("customers")  # keeps the hub
         position = (await browser.subscribe("orders"))["position"]
